@@ -1,0 +1,1 @@
+"""Ballast's daemon: one straight line from exchange websocket to acknowledged order."""

@@ -1,0 +1,1 @@
+"""The daemon's own engine on recorded history: backtest, replay, parity and report."""

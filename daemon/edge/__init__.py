@@ -1,0 +1,1 @@
+"""The rim where bytes, clocks, files, processes and venues are touched."""

@@ -1,0 +1,1 @@
+"""The one matching model: fees, spread, latency, partial fills and impact, as pure functions."""

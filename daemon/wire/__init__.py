@@ -1,0 +1,1 @@
+"""Pure decoders, one module per venue: bytes in, typed values out."""

@@ -1,0 +1,1 @@
+"""Pure decision making: features, forecasts and the convex portfolio problem."""
