@@ -1,0 +1,95 @@
+# Ballast. Two commands are enough on a machine with Python 3.11+ and make:
+#
+#   make demo            set up everything, then trade for a minute against a simulated exchange
+#   make test            set up everything, then run the whole test suite
+#
+# For those who change the code:
+#
+#   make setup           the virtual environment alone; .venv/bin/ballast exists after it
+#   make check           ruff, mypy strict, pyright strict, import contracts: what CI asks
+#   make format          ruff's formatter and safe fixes
+#   make bench           measurements, printed as ratios
+#   make relock          renew constraints.txt from the ranges of pyproject.toml
+#   make clean           remove what make and the tools wrote; never touches var/ (ledger, models)
+#
+# Options: make demo SECONDS=20 · make test ARGS="tests/core -x" · make setup PYTHON=python3.12
+#          make setup PIP_FLAGS="--extra-index-url …" (a mirror, or an index with CPU builds of torch)
+
+PYTHON ?= python3
+SECONDS ?= 60
+ARGS ?=
+PIP_FLAGS ?=
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS)
+
+# The environment is rebuilt when what defines it changes: the ranges, the lock, or the folder it lives in
+# (console scripts hold absolute paths). The stamp's name carries the hash, so an unchanged second run costs nothing.
+HASH := $(shell { cat pyproject.toml constraints.txt; pwd; } | sha256sum | cut -c1-16)
+STAMP := $(VENV)/.setup-$(HASH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format bench soak faults relock clean
+
+help:
+	@sed -n 's/^# \{0,1\}//; 2,/^$$/p' Makefile | sed '/^$$/q'
+	@sed -n '/^#   make/s/^# //p' Makefile
+
+setup: $(STAMP)
+
+# torch first and alone: whatever asks for it later must find the pinned build and leave it be. The build backend comes
+# from the lock as well, so that the editable install needs no environment of its own.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Ballast needs Python 3.11 or newer; $(PYTHON) is not. Try: make setup PYTHON=python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
+	@echo "setup: installing the locked packages into $(VENV) (a minute or two)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) -c constraints.txt hatchling editables
+	@$(PIP) -c constraints.txt --no-build-isolation -e '.[dev]'
+	@$(BIN)/python -m pip --disable-pip-version-check check >/dev/null
+	@rm -f $(VENV)/.setup-*
+	@touch $@
+	@echo "setup: done, $(BIN)/ballast is ready"
+
+demo: setup
+	@$(BIN)/ballast demo --seconds $(SECONDS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/basedpyright --warnings
+	$(BIN)/lint-imports --no-logo
+
+format: setup
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
+
+# These two measure what the fault injector produces; they arrive with it.
+soak faults:
+	@echo "make $@: not built yet, it arrives with the fault suite" >&2; exit 2
+
+# A throw-away environment from the ranges, torch kept at its pin, frozen. Review the difference before committing it.
+relock:
+	@rm -rf build/relock && mkdir -p build && $(PYTHON) -m venv build/relock
+	@build/relock/bin/python -m pip install --quiet $(PIP_FLAGS) "$$(grep '^torch==' constraints.txt)"
+	@build/relock/bin/python -m pip install --quiet $(PIP_FLAGS) "$$(grep '^torch==' constraints.txt)" hatchling editables '.[dev]'
+	@{ sed -n '/^#/p' constraints.txt; build/relock/bin/python -m pip freeze --all | \
+	   grep -v -e '^pip==' -e '^ballast' | sed 's/+cpu$$//'; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt && rm -rf build/relock
+	@git --no-pager diff --stat constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache htmlcov .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

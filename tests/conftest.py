@@ -1,0 +1,28 @@
+"""What every test may ask for: the recorded data, and one way to run property tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPO = Path(__file__).resolve().parent.parent
+
+# No deadline: the machines that run this are shared. In CI the examples are derived from the test itself, so a red
+# build is red again at home; locally every run looks elsewhere.
+settings.register_profile("local", deadline=None, max_examples=100)
+settings.register_profile(
+    "ci", deadline=None, max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of recorded frames (`ws/`) and candles (`binance/`): beside the repository, or by BALLAST_SHARED."""
+    named = os.environ.get("BALLAST_SHARED")
+    folder = Path(named) if named else REPO.parent / "shared"
+    data = folder if (folder / "binance").is_dir() else folder / "data"
+    if not (data / "binance").is_dir():
+        pytest.skip(f"no recorded data at {data}: put it there or name its folder in BALLAST_SHARED")
+    return data
