@@ -1,0 +1,387 @@
+"""Load the configuration: TOML files, later ones win, then the environment. The only module that reads the environment.
+
+``load_settings`` judges values and how they fit together; ``verify_start`` judges whether this machine may start with
+them (live confirmed, keys present, state folder writable), because ``status`` or ``kill`` must work without that.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import tempfile
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+from daemon.domain.errors import ConfigError, Unsafe
+from daemon.settings_schema import Settings
+from daemon.settings_values import hide_password
+
+ENV_PREFIX = "BALLAST_"
+ENV_OTHER = frozenset({"BALLAST_SHARED"})
+"""Variables with our prefix that are no configuration: where the tests find recorded data."""
+
+CONFIG_BYTES_MAX = 1_000_000
+SECRET_BYTES_MAX = 16_384
+_SECRET_WORDS = ("secret", "password", "api_key", "token", "credential")
+
+__all__ = [
+    "ExchangeKeys",
+    "Settings",
+    "config_hash",
+    "json_schema",
+    "load_settings",
+    "read_keys",
+    "redacted",
+    "verify_start",
+]
+
+
+class ExchangeKeys(NamedTuple):
+    """The venue's key and secret; never logged, never journalled."""
+
+    key: SecretStr
+    secret: SecretStr
+
+
+def load_settings(files: Sequence[str | Path] = (), env: Mapping[str, str] | None = None) -> Settings:
+    """Return the resolved, validated configuration.
+
+    Parameters
+    ----------
+    files
+        TOML files; a key in a later one replaces the same key of an earlier one.
+    env
+        Environment; the process's own when None.
+
+    Raises
+    ------
+    ConfigError
+        One line per problem: the key, the value unless it is secret, what is wrong and the remedy.
+    """
+    tree: dict[str, Any] = {}
+    sources: dict[tuple[str, ...], str] = {}
+    for file in files:
+        _merge(tree, _read_toml(Path(file)), str(file), sources)
+    _merge_env(tree, os.environ if env is None else env, sources)
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(detail, tree, sources) for detail in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from None
+    problems = _contradictions(settings)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return settings
+
+
+def verify_start(settings: Settings) -> None:
+    """Refuse to start what must not start on this machine with this configuration.
+
+    Raises
+    ------
+    Unsafe
+        Live mode without ``live_confirm`` equal to ``instance``.
+    ConfigError
+        A key is missing in live mode, or the state folder is not writable.
+    """
+    if settings.mode == "live":
+        if settings.live_confirm != settings.instance:
+            raise Unsafe(
+                f'live_confirm = "{settings.live_confirm}": live trading starts only when it equals instance; '
+                f'set live_confirm = "{settings.instance}" to trade with real money'
+            )
+        read_keys(settings)
+    folder = settings.mode_path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f'state_dir = "{settings.state_dir}": not writable ({error.strerror or error}); '
+            "choose a folder this user may write, or change its owner"
+        ) from None
+
+
+def read_keys(settings: Settings) -> ExchangeKeys:
+    """Return the exchange's key and secret: from the environment, else from the ``*_file`` keys.
+
+    Raises
+    ------
+    Unsafe
+        In paper mode: no key is ever read there.
+    ConfigError
+        If one is missing, unreadable or empty.
+    """
+    if settings.mode != "live":
+        raise Unsafe('mode = "paper": no key is read in paper mode')
+    exchange = settings.exchange
+    return ExchangeKeys(
+        _secret("exchange.api_key", exchange.api_key, exchange.api_key_file),
+        _secret("exchange.api_secret", exchange.api_secret, exchange.api_secret_file),
+    )
+
+
+def read_secret_file(name: str, path: str) -> SecretStr:
+    """Return a secret from its file, surrounding white space removed.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing, unreadable, empty or larger than 16 KiB.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(SECRET_BYTES_MAX + 1).decode("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not plain text"
+        raise ConfigError(
+            f'{name} = "{path}": cannot be read ({reason}); give a readable file with the secret alone'
+        ) from None
+    if not text or len(text) >= SECRET_BYTES_MAX:
+        raise ConfigError(f'{name} = "{path}": is empty or too large; give a file with the secret alone')
+    return SecretStr(text)
+
+
+def redacted(settings: Settings) -> dict[str, Any]:
+    """Return the resolved configuration as JSON values, secrets as asterisks, URL passwords hidden."""
+    tree: dict[str, Any] = settings.model_dump(mode="json")
+    for section in ("ledger", "mqtt"):
+        tree[section]["url"] = hide_password(tree[section]["url"])
+    tree["strategy_params"] = _hide(tree["strategy_params"])
+    return tree
+
+
+def config_hash(settings: Settings) -> str:
+    """Return the SHA-256 (hex) of the canonical JSON of the redacted configuration."""
+    tree = redacted(settings)
+    del tree["exchange"]["api_key"], tree["exchange"]["api_secret"]
+    text = json.dumps(tree, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of the configuration."""
+    return Settings.model_json_schema()
+
+
+def _hide(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: "**********" if _is_secret(k) and isinstance(v, str) else _hide(v) for k, v in value.items()}
+    return [_hide(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_secret(key: str) -> bool:
+    return any(word in key for word in _SECRET_WORDS) and not key.endswith("_file")
+
+
+def _secret(name: str, value: SecretStr, path: str) -> SecretStr:
+    if value.get_secret_value():
+        return value
+    if path:
+        return read_secret_file(f"{name}_file", path)
+    variable = ENV_PREFIX + name.upper().replace(".", "__")
+    raise ConfigError(f"{name}: missing, live mode needs it; set {variable} or {name}_file")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give an existing file with --config") from None
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise ConfigError(f"{path}: larger than {CONFIG_BYTES_MAX} bytes; this is not a configuration file")
+    try:
+        tree = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML ({error}); correct it there") from None
+    exchange = tree.get("exchange")
+    for key in ("api_key", "api_secret"):
+        if isinstance(exchange, dict) and key in exchange:
+            raise ConfigError(
+                f"{path}: exchange.{key}: secrets never live in the file; "
+                f"set {ENV_PREFIX}EXCHANGE__{key.upper()} or exchange.{key}_file"
+            )
+    return tree
+
+
+def _merge(
+    into: dict[str, Any],
+    new: Mapping[str, Any],
+    source: str,
+    sources: dict[tuple[str, ...], str],
+    path: tuple[str, ...] = (),
+) -> None:
+    for key, value in new.items():
+        here = (*path, key)
+        old = into.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            _merge(old, value, source, sources, here)
+            continue
+        into[key] = value
+        for known in [place for place in sources if place[: len(here)] == here]:
+            del sources[known]
+        sources[here] = source
+        if isinstance(value, dict):
+            sources[here] = source
+
+
+def _merge_env(tree: dict[str, Any], env: Mapping[str, str], sources: dict[tuple[str, ...], str]) -> None:
+    problems: list[str] = []
+    for name in sorted(env):
+        if not name.startswith(ENV_PREFIX) or name in ENV_OTHER:
+            continue
+        path = tuple(name.removeprefix(ENV_PREFIX).lower().split("__"))
+        found, annotation = _annotation(path)
+        if not found:
+            problems.append(f"{name}: no such key; see `ballast config --schema` for the keys, or unset the variable")
+            continue
+        branch: Any = tree
+        for part in path[:-1]:
+            branch = branch.setdefault(part, {}) if isinstance(branch, dict) else {}
+        if isinstance(branch, dict):
+            branch[path[-1]] = _from_text(env[name], annotation)
+            sources[path] = name
+    if problems:
+        raise ConfigError("\n".join(problems))
+    exchange = tree.get("exchange")
+    if tree.get("mode") != "live" and isinstance(exchange, dict):
+        for key in ("api_key", "api_secret"):  # in paper no key is read, wherever it may lie
+            exchange.pop(key, None)
+
+
+def _annotation(path: tuple[str, ...]) -> tuple[bool, Any]:
+    model: Any = Settings
+    for index, part in enumerate(path):
+        fields: Mapping[str, Any] = model.model_fields
+        if part not in fields:
+            return False, None
+        annotation = fields[part].annotation
+        if index == len(path) - 1:
+            return not _is_model(annotation), annotation
+        if not _is_model(annotation):
+            return part == "strategy_params" and index == len(path) - 2, object
+        model = annotation
+    return False, None
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _from_text(text: str, annotation: Any) -> Any:
+    """Return what TOML would have made of the text, for keys that are not text themselves."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    origin = get_origin(annotation)
+    if annotation in (str, SecretStr) or (origin not in (None, tuple, dict, Union, types.UnionType)):
+        return text
+    if origin is tuple and not text.lstrip().startswith("["):
+        return [item.strip() for item in text.split(",") if item.strip()]
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+_WANTED: Final = {
+    "string_type": 'must be text in quotes, such as key = "value"',
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number without quotes",
+    "bool_type": "must be true or false",
+    "tuple_type": 'must be a list such as ["BTC/USDT", "ETH/USDT"]',
+    "dict_type": "must be a table",
+    "model_type": "must be a table such as [risk]",
+    "model_attributes_type": "must be a table such as [risk]",
+    "finite_number": "must be a finite number",
+}
+_BOUNDS: Final = {
+    "greater_than": ("gt", "must be more than {}"),
+    "greater_than_equal": ("ge", "must be at least {}"),
+    "less_than": ("lt", "must be less than {}"),
+    "less_than_equal": ("le", "must be at most {}"),
+    "too_short": ("min_length", "needs at least {} entry"),
+    "too_long": ("max_length", "may have at most {} entries"),
+    "string_too_short": ("min_length", "needs at least {} character"),
+}
+
+
+def _explain(error: ErrorDetails, tree: Mapping[str, Any], sources: Mapping[tuple[str, ...], str]) -> str:
+    """Return one plain line for one of pydantic's errors."""
+    path = tuple(str(part) for part in error["loc"])
+    key = ".".join(path)
+    where = next((sources[path[:n]] for n in range(len(path), 0, -1) if path[:n] in sources), "")
+    prefix = f"{where}: " if where else ""
+    if error["type"] == "extra_forbidden":
+        return f"{prefix}{key}: unknown key; {_nearest(path)}"
+    value: Any = tree
+    for part in error["loc"]:
+        if isinstance(part, int):
+            value = value[part] if isinstance(value, list) else None
+        else:
+            value = value.get(part) if isinstance(value, Mapping) else None
+    shown = "(secret)" if _is_secret(path[-1]) else json.dumps(value, default=str, ensure_ascii=False)[:200]
+    context = error.get("ctx", {})
+    if error["type"] in _BOUNDS:
+        name, text = _BOUNDS[error["type"]]
+        wanted = text.format(f"{context[name]:g}" if isinstance(context[name], float) else context[name])
+    elif error["type"] == "literal_error":
+        wanted = f"must be {context['expected']}"
+    elif error["type"] == "value_error":
+        wanted = str(context["error"])
+    else:
+        wanted = _WANTED.get(error["type"], error["msg"])
+    return f"{prefix}{key} = {_unlined(hide_password(shown))}: {wanted}"
+
+
+def _unlined(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _nearest(path: tuple[str, ...]) -> str:
+    model: Any = Settings
+    for part in path[:-1]:
+        model = model.model_fields[part].annotation
+    close = difflib.get_close_matches(path[-1], list(model.model_fields), n=1)
+    return f'did you mean "{close[0]}"?' if close else "remove it, or see `ballast config --schema` for the keys"
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    """Return one line for each pair of keys that cannot both hold."""
+    lines = [
+        f'universe: "{pair}" is not quoted in {settings.quote}; change quote, or remove the pair'
+        for pair in settings.universe
+        if pair.partition("/")[2] != settings.quote
+    ]
+    risk, forecast = settings.risk, settings.forecast
+    assets = len(settings.universe)
+    reachable, aim = risk.max_weight * assets, 1 - risk.min_cash
+    if settings.optimizer.fully_invested and reachable < aim:
+        lines.append(
+            f"risk.max_weight = {risk.max_weight:g}: {assets} assets reach {reachable:g} of equity, but fully_invested "
+            f"aims at {aim:g} (1 - risk.min_cash); raise max_weight, add assets or set optimizer.fully_invested = false"
+        )
+    if settings.feed.grace_ms * 1_000_000 > settings.bar_ns / 2:
+        lines.append(
+            f"feed.grace_ms = {settings.feed.grace_ms}: more than half of bar = {settings.bar}; "
+            "lower it or use longer bars"
+        )
+    if forecast.train_bars <= forecast.lookback + forecast.horizon_bars:
+        lines.append(
+            f"forecast.train_bars = {forecast.train_bars}: must exceed lookback + horizon_bars "
+            f"({forecast.lookback + forecast.horizon_bars}); raise it"
+        )
+    if risk.exit_collar < risk.price_collar:
+        lines.append(
+            f"risk.exit_collar = {risk.exit_collar:g}: tighter than price_collar = {risk.price_collar:g}; "
+            "orders that reduce exposure need at least the same room"
+        )
+    return lines
