@@ -13,6 +13,7 @@ OFFLINE = "strategies/training/"  # may do file I/O, may be slow, may read a clo
 ASYNC_DOORS = ("daemon/core/run.py", "daemon/domain/ports.py")  # the async runner, and the ports it awaits
 DECIMAL_DOORS = (
     "daemon/core/state.py",
+    "daemon/core/account.py",  # the books of the state; `exact` is their one door
     "daemon/core/planner.py",
     "daemon/domain/",
     "daemon/matching/",
@@ -43,15 +44,19 @@ def _tree(name: str) -> ast.Module:
     return ast.parse((REPO / name).read_text(encoding="utf-8"), filename=name)
 
 
-def _calls(name: str, function: str) -> Iterator[str]:
-    """Places in file `name` that call `function`, bare or as an attribute of anything."""
+def _calls(name: str, function: str) -> Iterator[tuple[str, ast.Call]]:
+    """Places in file `name` that call `function`, bare or as an attribute of anything, and the calls."""
     for node in ast.walk(_tree(name)):
         if isinstance(node, ast.Call):
             called = node.func
             bare = called.id if isinstance(called, ast.Name) else None
             dotted = called.attr if isinstance(called, ast.Attribute) else None
             if function in {bare, dotted}:
-                yield f"{name}:{node.lineno}"
+                yield f"{name}:{node.lineno}", node
+
+
+def _is_literal(call: ast.Call) -> bool:
+    return all(isinstance(argument, ast.Constant) and not isinstance(argument.value, float) for argument in call.args)
 
 
 def test_the_three_packages_are_there() -> None:
@@ -95,15 +100,15 @@ def test_pure_folders_never_await(name: str) -> None:
 
 def test_only_the_gate_approves() -> None:
     """`Approved(...)` is built in the risk gate and nowhere else, so no order passes beside it."""
-    places = [place for name in SOURCES if name != GATE for place in _calls(name, "Approved")]
+    places = [place for name in SOURCES if name != GATE for place, _ in _calls(name, "Approved")]
 
     assert places == []
 
 
 @pytest.mark.parametrize("name", [name for name in PURE_SOURCES if not name.startswith(DECIMAL_DOORS)])
 def test_decimals_are_made_at_the_doors(name: str) -> None:
-    """Ratios become money in the planner, the gate and the matcher; elsewhere in pure code no Decimal is born."""
-    assert list(_calls(name, "Decimal")) == []
+    """Ratios become money at the doors above; elsewhere in pure code only constants are written as Decimal."""
+    assert [place for place, call in _calls(name, "Decimal") if not _is_literal(call)] == []
 
 
 @pytest.mark.parametrize("name", ["daemon/app.py", "daemon/settings.py"])
