@@ -25,9 +25,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_FLAGS)
 
-# The environment is rebuilt when what defines it changes: the ranges, the lock, or the folder it lives in
-# (console scripts hold absolute paths). The stamp's name carries the hash, so an unchanged second run costs nothing.
-HASH := $(shell { cat pyproject.toml constraints.txt; pwd; } | sha256sum | cut -c1-16)
+# The environment is renewed when what defines it changes: the ranges or the lock; it is rebuilt from nothing when the
+# folder moved or the Python changed (console scripts hold absolute paths). The stamp's name carries the hash of all
+# that, so an unchanged second run costs nothing.
+HASH := $(shell { cat pyproject.toml constraints.txt; pwd; $(PYTHON) -V; } | sha256sum | cut -c1-16)
 STAMP := $(VENV)/.setup-$(HASH)
 
 .DEFAULT_GOAL := help
@@ -41,13 +42,15 @@ setup: $(STAMP)
 
 # torch first and alone: whatever asks for it later must find the pinned build and leave it be. The build backend comes
 # from the lock as well, so that the editable install needs no environment of its own.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Ballast needs Python 3.11 or newer; $(PYTHON) is not. Try: make setup PYTHON=python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo "$(PYTHON) cannot make virtual environments. On Debian: apt-get install python3-venv" >&2; exit 2; }
 	@echo "setup: installing the locked packages into $(VENV) (a minute or two)"
-	@$(PYTHON) -m venv $(VENV)
+	@home="$$(pwd) $$($(PYTHON) -c 'import sys; print(*sys.version_info[:2])')"; \
+	  if [ "$$(cat $(VENV)/.home 2>/dev/null)" = "$$home" ]; then fresh=; else fresh=--clear; fi; \
+	  $(PYTHON) -m venv $$fresh $(VENV) && echo "$$home" > $(VENV)/.home
 	@$(PIP) -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	@$(PIP) -c constraints.txt hatchling editables
 	@$(PIP) -c constraints.txt --no-build-isolation -e '.[dev]'
