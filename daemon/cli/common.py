@@ -1,0 +1,74 @@
+"""What every command shares: options, settings, printing."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from daemon.settings import Settings
+
+PAPER_FILE = Path("config/paper.toml")
+
+Config = Annotated[
+    list[Path] | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Configuration; repeatable, later files win."),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def settings_from(files: list[Path] | None) -> "Settings":
+    """Return the settings of these files; without any, of ./config/paper.toml if it is there, else the defaults."""
+    from daemon.settings import load_settings
+
+    return load_settings(files or ([PAPER_FILE] if PAPER_FILE.is_file() else []))
+
+
+def start_logs(settings: "Settings") -> None:
+    """Set logging up as configured, with every secret that is already known registered for redaction."""
+    from daemon.outlets import logs
+
+    secrets = [settings.exchange.api_key, settings.exchange.api_secret]
+    logs.setup(
+        style=settings.log.format,
+        level=settings.log.level,
+        secrets=[secret.get_secret_value() for secret in secrets],
+    )
+
+
+def print_json(document: object) -> None:
+    """Write one JSON document to stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def print_fields(document: Mapping[str, Any]) -> None:
+    """Write a mapping as aligned ``key  value`` lines; nested values as compact JSON."""
+    width = max((len(key) for key in document), default=0)
+    for key, value in document.items():
+        sys.stdout.write(f"{key.ljust(width)}  {_cell(value)}\n")
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str] = (), *, empty: str = "none") -> None:
+    """Write rows as an aligned plain table; columns are those of the first row unless given."""
+    if not rows:
+        sys.stdout.write(f"{empty}\n")
+        return
+    names = list(columns) or list(rows[0])
+    cells = [names, *([_cell(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(names))]
+    for line in cells:
+        text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        sys.stdout.write(text.rstrip() + "\n")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if value is None:
+        return "-"
+    return json.dumps(value, default=str, ensure_ascii=False)

@@ -1,0 +1,91 @@
+"""Commands that control the running daemon (DESIGN A9) and ``reconcile``."""
+
+from typing import Annotated
+
+import typer
+
+from daemon.cli.common import Config, Json, print_fields, print_json, print_table, settings_from, start_logs
+from daemon.domain.errors import Unreachable, Unsafe
+
+GROUP = "Control"
+
+
+def _post(config: Config, path: str, as_json: bool) -> None:
+    from daemon.cli.client import call
+
+    answer = call(settings_from(config), path, scope="control", post={})
+    (print_json if as_json else print_fields)(answer)
+
+
+def pause(config: Config = None, json: Json = False) -> None:
+    """Make no more decisions; stops stay live."""
+    _post(config, "pause", json)
+
+
+def resume(
+    config: Config = None,
+    clear_kill: Annotated[
+        bool, typer.Option("--clear-kill", help="Also lift the kill latch; on this host only.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Lift pause and latched halts."""
+    settings = settings_from(config)
+    latch = settings.state_path / "KILL"
+    if clear_kill:
+        latch.unlink(missing_ok=True)
+    elif latch.exists():
+        raise Unsafe(f"{latch} exists: a kill was asked for; look why, then `ballast resume --clear-kill`")
+    from daemon.cli.client import call
+
+    try:
+        answer = call(settings, "resume", scope="control", post={})
+    except Unreachable:
+        if not clear_kill:
+            raise
+        answer = {"ok": True, "detail": "kill latch lifted; no daemon is running"}
+    (print_json if json else print_fields)(answer)
+
+
+def reduce_only(config: Config = None, json: Json = False) -> None:
+    """Let exposure only fall until `resume`."""
+    _post(config, "reduce-only", json)
+
+
+def flatten(config: Config = None, json: Json = False) -> None:
+    """Sell everything, then reduce-only until `resume`."""
+    _post(config, "flatten", json)
+
+
+def kill(config: Config = None, json: Json = False) -> None:
+    """Cancel all orders and halt; works without a running daemon. Only `resume --clear-kill` lifts it."""
+    settings = settings_from(config)
+    from daemon.cli.killing import kill_now
+
+    answer = kill_now(settings)
+    (print_json if json else print_fields)(answer)
+    raise typer.Exit(0 if answer["ok"] else 69)
+
+
+def reconcile(config: Config = None, json: Json = False) -> None:
+    """Compare ledger and exchange and print the difference; exit 3 when there is one."""
+    settings = settings_from(config)
+    from daemon.settings import verify_start
+
+    start_logs(settings)
+    verify_start(settings)
+    from daemon.app import reconcile as compare
+
+    result = compare(settings)
+    if json:
+        print_json(result)
+    else:
+        print_fields({key: value for key, value in result.items() if key != "breaks"})
+        print_table(result["breaks"], ["asset", "ledger", "exchange"], empty="no breaks")
+    raise typer.Exit(0 if result["ok"] else 3)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    for command in (pause, resume, reduce_only, flatten, kill, reconcile):
+        app.command(command.__name__.replace("_", "-"), rich_help_panel=GROUP)(command)
