@@ -1,0 +1,217 @@
+"""The ledger: what must survive the process, durable before any byte is sent.
+
+Everything that touches the database runs in one thread of its own (`_Store`); the coroutines here await it. Intents go
+through `commit`, which has a time limit; what the venue has already done goes through `record`, which has none: those
+rows wait in memory and are retried until they are written.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from daemon.domain.errors import ConfigError
+from daemon.domain.events import Booked, Persist, Recorded, Restored, Submit
+from daemon.domain.orders import OrderRecord
+from daemon.edge.books import Books
+from daemon.edge.clock import Clock
+from daemon.edge.database import brief
+from daemon.edge.ledger_store import LedgerConfig, Row, Store, Ticket
+
+__all__ = ["LedgerConfig", "SqlLedger"]
+
+COMMIT_MS_MAX: Final = 250
+"""How long a commit is awaited before its orders are denied."""
+BATCH_ROWS_MAX: Final = 128
+"""Rows of one write, so that a commit never waits long behind them."""
+RETRY_S_MAX: Final = 2.0
+"""Longest pause between two attempts to write what must be written."""
+CLOSE_S_MAX: Final = 5.0
+"""How long `close` waits for the rows that are still queued."""
+
+T = TypeVar("T")
+
+
+class SqlLedger:
+    """Durable memory on SQLAlchemy; implements ``daemon.domain.ports.Ledger``.
+
+    Parameters
+    ----------
+    config
+        Where the ledger lies and whose it is.
+    clock
+        Source of the times that the ledger writes by itself.
+    """
+
+    def __init__(self, config: LedgerConfig, *, clock: Clock) -> None:
+        self.config = config
+        self._clock = clock
+        self._store = Store(config, clock=clock)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._queue: deque[Row] = deque()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._failures = 0
+        self._closed = False
+        self._log = structlog.get_logger("ballast")
+
+    # ------------------------------------------------------------------ the port
+
+    async def open(self) -> Restored:
+        """Lock, migrate, raise the epoch durably and return what is remembered.
+
+        Raises
+        ------
+        AlreadyRunning
+            Another instance holds the ledger or the account.
+        ConfigError
+            The database is damaged, cannot be written, or belongs to another account while positions are held.
+        """
+        try:
+            return await self._run(self._store.open)
+        except SQLAlchemyError as error:
+            await self._run(self._store.close)
+            raise ConfigError(
+                f"ledger {self.config.path}: {brief(error)}; the file is kept as it is: "
+                "free the disk or make it writable, or restore it from a backup"
+            ) from error
+        except BaseException:
+            await self._run(self._store.close)
+            raise
+
+    async def commit(self, submit: Submit) -> bool:
+        """Make the intents durable (state SENDING) in one transaction; false when it could not within 250 ms.
+
+        After false nothing of it may be sent: a transaction that lands late is marked DENIED before the thread does
+        anything else.
+        """
+        ticket = Ticket()
+        work = self._submit(lambda: self._store.commit(submit, ticket))
+        try:
+            done, _ = await asyncio.wait({work}, timeout=COMMIT_MS_MAX / 1_000)
+        except asyncio.CancelledError:
+            ticket.abandon()
+            raise
+        if not done and ticket.abandon():
+            self._log.error("ledger.commit_late", decision=submit.decision, limit_ms=COMMIT_MS_MAX)
+            return False
+        try:
+            ok = await work
+        except (SQLAlchemyError, OSError, ValueError) as error:
+            self._log.error("ledger.commit_failed", decision=submit.decision, error=brief(error))
+            return False
+        return ok
+
+    def record(self, effect: Booked | Recorded | Persist) -> None:
+        """Queue a row that follows the venue's truth; written in order, retried, never dropped."""
+        self._queue.append(effect)
+        if self._idle.is_set() and not self._closed:
+            self._idle.clear()
+            self._drain()
+
+    async def close(self) -> None:
+        """Write what is queued and close."""
+        if not self._closed:
+            if not await self.flush(CLOSE_S_MAX):
+                self._log.error("ledger.closed_with_backlog", rows=len(self._queue))
+            self._closed = True
+            await self._run(self._store.close)
+            self._thread.shutdown(wait=False)
+
+    # ------------------------------------------------------------------ for reconciliation, readiness and status
+
+    @property
+    def backlog(self) -> int:
+        """Return how many rows wait to be written."""
+        return len(self._queue)
+
+    @property
+    def writable(self) -> bool:
+        """Say whether the last write succeeded."""
+        return self._failures == 0 and self._store.healthy
+
+    @property
+    def first_start(self) -> bool:
+        """Say whether no opening balance has been recorded yet (known after `open`)."""
+        return self._store.first_start
+
+    def set_model(self, model_hash: str) -> None:
+        """Stamp the rows of later intents with the model that serves."""
+        self._store.model_hash = model_hash
+
+    async def flush(self, timeout_s: float) -> bool:
+        """Wait until every queued row is written; false when that took longer than ``timeout_s``."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def books(self) -> Books:
+        """Return the balances that follow from the rows written so far."""
+        return await self._run(self._store.books)
+
+    async def unfinished(self) -> list[OrderRecord]:
+        """Return orders that may still change money; their ``filled`` is what is booked."""
+        return await self._run(self._store.unfinished)
+
+    async def known_trades(self, symbol: str, trade_ids: tuple[str, ...]) -> set[str]:
+        """Return those of the trade ids that are booked already."""
+        return await self._run(lambda: self._store.known_trades(symbol, trade_ids))
+
+    async def last_trades(self) -> dict[str, int]:
+        """Return the newest numeric trade id booked for each symbol."""
+        return await self._run(self._store.last_trades)
+
+    async def find_orders(self, client_ids: tuple[str, ...]) -> dict[str, OrderRecord]:
+        """Return the orders known under these client ids."""
+        return await self._run(lambda: self._store.find_orders(client_ids))
+
+    async def find_venue_ids(self, symbol: str, venue_ids: tuple[str, ...]) -> dict[str, OrderRecord]:
+        """Return the orders of a symbol known under these ids of the venue."""
+        return await self._run(lambda: self._store.find_venue_ids(symbol, venue_ids))
+
+    async def traded_symbols(self) -> set[str]:
+        """Return every symbol an intent was ever made for."""
+        return await self._run(self._store.traded_symbols)
+
+    # ------------------------------------------------------------------ the thread
+
+    def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await self._submit(work)
+
+    def _drain(self) -> None:
+        batch = [self._queue[n] for n in range(min(len(self._queue), BATCH_ROWS_MAX))]
+        work = self._submit(lambda: self._store.write(batch))
+        work.add_done_callback(lambda done: self._drained(done, len(batch)))
+
+    def _drained(self, work: asyncio.Future[list[tuple[Row, str]]], rows: int) -> None:
+        error = asyncio.CancelledError() if work.cancelled() else work.exception()
+        if error is not None:
+            self._failures += 1
+            pause = min(RETRY_S_MAX, 0.05 * 2 ** min(self._failures, 8))
+            if self._failures in {1, 10, 100} or self._failures % 1_000 == 0:
+                self._log.error("ledger.write_failed", rows=len(self._queue), error=brief(error), retry_s=pause)
+            if not self._closed:
+                asyncio.get_running_loop().call_later(pause, self._again)
+            return
+        self._failures = 0
+        for row, reason in work.result():
+            self._log.critical("ledger.row_refused", row=repr(row), error=reason)
+        for _ in range(rows):
+            self._queue.popleft()
+        self._again()
+
+    def _again(self) -> None:
+        if self._queue and not self._closed:
+            self._drain()
+        else:
+            self._idle.set()

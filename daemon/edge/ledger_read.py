@@ -1,0 +1,143 @@
+"""Read the ledger from any process, beside the daemon that writes it: for API, CLI, reconciliation and export."""
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from daemon.domain.errors import ConfigError
+from daemon.domain.events import Flow
+from daemon.domain.orders import TERMINAL, Fill, OrderRecord
+from daemon.edge import ledger_rows as rows
+from daemon.edge import tables
+from daemon.edge.books import Books
+from daemon.edge.database import brief, sqlite_engine
+
+
+class LedgerSummary(msgspec.Struct, frozen=True):
+    """Counts and balances of a ledger at one moment. ``unresolved`` orders have no terminal state yet."""
+
+    meta: dict[str, str]
+    decisions: int
+    orders: int
+    refusals: int
+    fills: int
+    flows: int
+    unresolved: int
+    cash: Decimal
+    positions: dict[str, Decimal]
+    balances: dict[str, Decimal]
+    fees: dict[str, Decimal]
+
+
+class LedgerReader:
+    """A read-only connection; synchronous, for one thread, also while the daemon writes.
+
+    Raises
+    ------
+    ConfigError
+        There is no ledger, or it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise ConfigError(f"ledger {path} does not exist; start `ballast run` with this state_dir first")
+        self._engine = sqlite_engine(path, read_only=True)
+        try:
+            self._connection: Connection = self._engine.connect()
+            meta = self.meta()
+            self._quote, self._book = meta.get("quote", ""), int(meta.get("book", "1"))
+        except SQLAlchemyError as error:
+            self._engine.dispose()
+            raise ConfigError(
+                f"ledger {path} cannot be read ({brief(error)}); run as the user who owns state_dir"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+        self._engine.dispose()
+
+    def meta(self) -> dict[str, str]:
+        """Return schema, epoch, account hash, mode, quote and venue."""
+        with self._connection.begin():
+            query = select(tables.meta.c.key, tables.meta.c.value)
+            return dict(self._connection.execute(query).all())
+
+    def books(self) -> Books:
+        """Return all balances, cash, positions and average entries."""
+        with self._connection.begin():
+            return rows.read_books(self._connection, self._quote, self._book)
+
+    def balances(self) -> dict[str, Decimal]:
+        """Return the total amount of each asset on the account: opening balances, flows and fills."""
+        return dict(sorted(self.books().total.items()))
+
+    def orders(self, limit: int) -> list[OrderRecord]:
+        """Return the newest orders, newest first."""
+        column = tables.intents.c
+        query = select(tables.intents).order_by(column.ts_ns.desc(), column.decision, column.leg).limit(limit)
+        with self._connection.begin():
+            return rows.orders_by(self._connection, query)
+
+    def open_orders(self) -> list[OrderRecord]:
+        """Return the orders without a terminal state, oldest first."""
+        column = tables.intents.c
+        query = select(tables.intents).where(column.state.not_in([state.value for state in TERMINAL]))
+        with self._connection.begin():
+            return rows.orders_by(self._connection, query.order_by(column.ts_ns, column.leg))
+
+    def fills(self, limit: int) -> list[Fill]:
+        """Return the newest executions in booking order, newest first; ``limit`` < 0 returns all."""
+        query = select(tables.fills).order_by(tables.fills.c.id.desc())
+        with self._connection.begin():
+            found = self._connection.execute(query if limit < 0 else query.limit(limit))
+            return [rows.to_fill(row) for row in found]
+
+    def flows(self) -> list[Flow]:
+        """Return deposits, withdrawals and opening balances in booking order."""
+        with self._connection.begin():
+            found = self._connection.execute(select(tables.flows).order_by(tables.flows.c.id))
+            return [rows.to_flow(row) for row in found]
+
+    def decision(self, decision: str) -> str:
+        """Return the record of a decision as JSON, "" when there is none."""
+        with self._connection.begin():
+            query = select(tables.decisions.c.record).where(tables.decisions.c.id == decision)
+            return self._connection.scalar(query) or ""
+
+    def summary(self) -> LedgerSummary:
+        """Return counts and balances, all of one moment."""
+        connection = self._connection
+        with connection.begin():
+            meta = dict(connection.execute(select(tables.meta.c.key, tables.meta.c.value)).all())
+            books = rows.read_books(connection, self._quote, self._book)
+            fees: dict[str, Decimal] = {}
+            for asset, amount in connection.execute(select(tables.fills.c.fee_asset, tables.fills.c.fee)):
+                fees[asset] = fees.get(asset, Decimal(0)) + amount
+            open_now = select(tables.intents.c.client_id).where(
+                tables.intents.c.state.not_in([state.value for state in TERMINAL])
+            )
+            return LedgerSummary(
+                meta=meta,
+                decisions=rows.count(connection, tables.decisions),
+                orders=rows.count(connection, tables.intents),
+                refusals=rows.count(connection, tables.refusals),
+                fills=rows.count(connection, tables.fills),
+                flows=rows.count(connection, tables.flows),
+                unresolved=len(connection.execute(open_now).all()),
+                cash=books.cash,
+                positions=dict(sorted(books.positions.items())),
+                balances=dict(sorted(books.total.items())),
+                fees=dict(sorted(fees.items())),
+            )
