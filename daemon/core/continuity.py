@@ -30,12 +30,12 @@ Span = tuple[int, int]
 class Irregular(msgspec.Struct, frozen=True):
     """What to do about a tick that was not simply the next one.
 
-    ``ready`` are to be applied in this order; those with ids in ``repaired`` came by REST. ``fetch`` is a span of ids to
+    ``ready`` are to be applied in this order; the first ``repaired`` of them came by REST. ``fetch`` is a span of ids to
     ask REST for; ``lost`` a span that will never come: mark the bar *before* applying ``ready``.
     """
 
     ready: tuple[Tick, ...] = ()
-    repaired: Span | None = None
+    repaired: int = 0
     rejected: tuple[Malformed, ...] = ()
     fetch: Span | None = None
     lost: Span | None = None
@@ -236,22 +236,19 @@ class Continuity:
         When ``gap`` still begins inside what was asked for, REST does not have it: apply this outcome, then ``give_up``.
         """
         ready: list[Tick] = []
-        rejected: list[Malformed] = []
-        span: Span | None = None
+        rejected: tuple[Malformed, ...] = ()
         for tick in ticks:
             if tick.id < self.next_id:
                 continue  # came by itself meanwhile
             if tick.id > self.next_id:
                 break
             if not _near(tick.price, self.last_price) and self._refuted.get(tick.id) != tick.price:
-                rejected.append(self._spike(tick))
+                rejected = (self._spike(tick),)
                 break
-            span = (span[0] if span else tick.id, tick.id)
             self._advance(tick)
             ready.append(tick)
-            if self._held and self._held[0].id == self.next_id:
-                ready.extend(self._release())
-        return Irregular(ready=tuple(ready), repaired=span, rejected=tuple(rejected))
+        self._held = [tick for tick in self._held if tick.id >= self.next_id]
+        return Irregular(ready=(*ready, *self._release()), repaired=len(ready), rejected=rejected)
 
     def give_up(self) -> Irregular:
         """Accept that the ids of the first gap are lost, and go on behind it."""

@@ -1,0 +1,307 @@
+"""The feed against a real websockets server on loopback."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+import pytest
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame, Opcode
+
+from daemon.domain.errors import ConfigError
+from daemon.edge.clock import Clock
+from daemon.edge.feed import DIALS_MAX, DIALS_WINDOW_S, Backoff, Feed, Patience
+
+Handler = Callable[[ServerConnection], Awaitable[None]]
+DEADLINE_S = 8.0
+
+
+class Ear:
+    """Collects what a feed reports."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self.links: list[tuple[bool, str]] = []
+
+    def frame(self, message: bytes, recv_ns: int) -> None:
+        """Keep a data frame; answers are not data."""
+        if b'"id":' not in message[:40]:
+            self.frames.append(message)
+
+    def link(self, up: bool, detail: str) -> None:
+        """Keep a report of the link."""
+        self.links.append((up, detail))
+
+
+async def until(ready: Callable[[], object], what: str) -> None:
+    """Poll with a deadline."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not ready():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        await asyncio.sleep(0.005)
+
+
+def port_of(server: Server) -> int:
+    """Return the port a server listens on."""
+    return int(next(iter(server.sockets)).getsockname()[1])
+
+
+async def answer(socket: ServerConnection) -> list[str]:
+    """Answer one SUBSCRIBE and return its streams."""
+    request = msgspec.json.decode(await socket.recv())
+    await socket.send(msgspec.json.encode({"result": None, "id": request["id"]}).decode())
+    streams: list[str] = request["params"]
+    return streams
+
+
+@asynccontextmanager
+async def running(
+    handler: Handler, ear: Ear, *, streams: tuple[str, ...] = ("btcusdt@trade",), patience: Patience | None = None
+) -> AsyncIterator[Feed]:
+    """Run a server and a feed dialled into it."""
+    async with serve(handler, "127.0.0.1", 0, ping_interval=None, max_size=None, close_timeout=0.1) as server:
+        url = f"ws://127.0.0.1:{port_of(server)}/stream"
+        feed = Feed(url, streams, ear.frame, ear.link, clock=Clock(), rng=random.Random(1), patience=patience)
+        task = asyncio.create_task(feed.run())
+        try:
+            yield feed
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_frames_arrive_in_order_and_pings_are_answered() -> None:
+    """Every frame reaches the callback once, in order, and a ping of the server is echoed."""
+    pongs: list[float] = []
+
+    async def handler(socket: ServerConnection) -> None:
+        assert await answer(socket) == ["btcusdt@trade"]
+        for number in range(200):
+            await socket.send(f'{{"n":{number}}}')
+        pongs.append(await (await socket.ping(b"payload")))
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear):
+        await until(lambda: pongs and len(ear.frames) == 200, "200 frames and a pong")
+
+    assert ear.frames == [f'{{"n":{number}}}'.encode() for number in range(200)]
+    assert ear.links[0] == (True, "1 streams")
+
+
+async def test_many_streams_go_out_in_few_messages() -> None:
+    """450 streams are subscribed in three messages below the venue's message rate."""
+    seen: list[list[str]] = []
+    times: list[float] = []
+
+    async def handler(socket: ServerConnection) -> None:
+        for _ in range(3):
+            seen.append(await answer(socket))
+            times.append(time.monotonic())
+        await socket.wait_closed()
+
+    streams = tuple(f"s{number}usdt@trade" for number in range(450))
+    ear = Ear()
+    async with running(handler, ear, streams=streams):
+        await until(lambda: ear.links, "link up")
+
+    assert [name for chunk in seen for name in chunk] == list(streams)
+    assert times[-1] - times[0] > 0.4
+
+
+async def test_burst_while_the_loop_is_busy_loses_nothing() -> None:
+    """F22: 5,000 trades in one burst while the loop is blocked all arrive, in order."""
+    ready = asyncio.Event()
+
+    async def handler(socket: ServerConnection) -> None:
+        await answer(socket)
+        await ready.wait()
+        for number in range(5000):
+            await socket.send(b"%d" % number, text=True)
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear):
+        await until(lambda: ear.links, "link up")
+        ready.set()
+        await asyncio.sleep(0)
+        time.sleep(0.3)  # noqa: ASYNC251 (the point of the test: the loop is busy)
+        await until(lambda: len(ear.frames) == 5000, "5,000 frames")
+
+    assert ear.frames == [b"%d" % number for number in range(5000)]
+
+
+async def test_reconnects_after_a_cut() -> None:
+    """A dropped connection is reported, dialled again and subscribed again."""
+    visits: list[list[str]] = []
+
+    async def handler(socket: ServerConnection) -> None:
+        visits.append(await answer(socket))
+        await socket.send('{"n":1}')
+        if len(visits) == 1:
+            socket.transport.abort()
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear) as feed:
+        await until(lambda: len(ear.frames) == 2, "a frame after the cut")
+
+    assert [up for up, _ in ear.links] == [True, False, True]
+    assert visits == [["btcusdt@trade"]] * 2
+    assert feed.connects == 2
+
+
+async def test_dead_socket_is_cut() -> None:
+    """F12: a peer that neither sends nor pongs is given up after the limit of silence."""
+
+    async def handler(socket: ServerConnection) -> None:
+        await answer(socket)
+        socket.transport.pause_reading()  # half-open: our pings are never read
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear, patience=Patience(ping_s=0.3, silence_s=1.0)):
+        await until(lambda: len(ear.links) >= 2, "the cut")
+
+    assert ear.links[1] == (False, "no byte for 1.0 s")
+
+
+async def test_silent_but_living_socket_is_cut_later() -> None:
+    """F23: pongs keep the socket alive, but without data it is dialled anew."""
+
+    async def handler(socket: ServerConnection) -> None:
+        await answer(socket)
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear, patience=Patience(ping_s=0.2, silence_s=0.7, data_silence_s=1.5)):
+        await until(lambda: len(ear.links) >= 2, "the cut")
+
+    assert ear.links[1] == (False, "no data for 1.5 s on a live socket")
+
+
+@pytest.mark.parametrize("kind", ["huge", "fragments", "utf8"])
+async def test_hostile_frames_cost_only_the_connection(kind: str) -> None:
+    """F28: a 10 MB message cuts the connection and the stream starts again; bytes that are not UTF-8 are passed on."""
+    visits: list[int] = []
+
+    async def handler(socket: ServerConnection) -> None:
+        await answer(socket)
+        visits.append(1)
+        if len(visits) == 1:
+            with suppress(ConnectionClosed):
+                if kind == "huge":
+                    await socket.send(b"x" * 10_000_000, text=True)
+                elif kind == "fragments":
+                    await socket.send([b"x" * 100_000] * 100, text=True)
+                else:
+                    socket.transport.write(Frame(Opcode.TEXT, b"\xff\xfe").serialize(mask=False))
+        await socket.send("after")
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear):
+        await until(lambda: b"after" in ear.frames, "the stream goes on")
+
+    assert len(visits) == (1 if kind == "utf8" else 2)
+    assert max(map(len, ear.frames)) <= 1 << 20
+
+
+async def test_fragmented_message_is_one_frame() -> None:
+    """A message in fragments arrives whole, once."""
+
+    async def handler(socket: ServerConnection) -> None:
+        await answer(socket)
+        await socket.send(["ab", "cd", "ef"])
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear):
+        await until(lambda: ear.frames, "the message")
+
+    assert ear.frames == [b"abcdef"]
+
+
+async def test_refused_subscription_is_a_lost_link() -> None:
+    """An error answer is reported with the venue's words, not mistaken for a quiet market."""
+
+    async def handler(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send('{"error":{"code":2,"msg":"Invalid request"},"id":1}')
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear):
+        await until(lambda: ear.links, "the refusal")
+
+    assert not ear.links[0][0]
+    assert "Invalid request" in ear.links[0][1]
+
+
+async def test_fault_of_the_callback_ends_run() -> None:
+    """An exception of the engine is raised by run: it is no network problem to be retried."""
+
+    async def handler(socket: ServerConnection) -> None:
+        await answer(socket)
+        await socket.send("boom")
+        await socket.wait_closed()
+
+    def explode(message: bytes, recv_ns: int) -> None:
+        if message == b"boom":
+            raise KeyError("engine")
+
+    ear = Ear()
+    async with serve(handler, "127.0.0.1", 0, close_timeout=0.1) as server:
+        feed = Feed(f"ws://127.0.0.1:{port_of(server)}/stream", ["x@trade"], explode, ear.link, clock=Clock())
+        with pytest.raises(KeyError):
+            await asyncio.wait_for(feed.run(), DEADLINE_S)
+
+
+async def test_nobody_listens() -> None:
+    """F14: a refused dial is reported and retried with a delay."""
+    ear = Ear()
+    feed = Feed("ws://127.0.0.1:9/stream", ["x@trade"], ear.frame, ear.link, clock=Clock(), rng=random.Random(1))
+    task = asyncio.create_task(feed.run())
+    await until(lambda: len(ear.links) >= 2, "two refused dials")
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    assert not any(up for up, _ in ear.links)
+
+
+def test_backoff_is_bounded_in_rate() -> None:
+    """F14: whatever happens, a storm dials at most once per 5 s on average, and never waits for ever."""
+    backoff = Backoff(random.Random(3))
+    now_s, dials = 0.0, []
+    while now_s < 600.0:
+        dials.append(now_s)
+        backoff.dialled(now_s)
+        backoff.lived(0.5)
+        delay_s = backoff.delay_s(now_s)
+        assert delay_s <= DIALS_WINDOW_S
+        now_s += delay_s
+
+    for first in range(len(dials) - DIALS_MAX):
+        assert dials[first + DIALS_MAX] - dials[first] >= DIALS_WINDOW_S - 1e-6
+
+
+def test_good_connection_resets_the_backoff() -> None:
+    """After a long-lived connection the next dial comes soon."""
+    backoff = Backoff(random.Random(3))
+    for _ in range(20):
+        backoff.lived(0.0)
+    backoff.lived(3600.0)
+
+    assert backoff.delay_s(0.0) <= 0.5
+
+
+def test_too_many_streams_are_refused() -> None:
+    """More streams than the venue allows on a connection is a configuration error."""
+    with pytest.raises(ConfigError, match="1025 streams"):
+        Feed("ws://x", [f"s{number}" for number in range(1025)], Ear().frame, Ear().link, clock=Clock())
