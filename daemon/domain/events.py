@@ -63,7 +63,7 @@ class Restored(msgspec.Struct, frozen=True, tag=True):
 
     ``cash`` and ``positions`` are what Ballast owns by its own books; ``orders`` those not terminal; ``state_json`` the
     engine's own small state (peaks, stops, cool-downs, latches) as it was last persisted, "" on a first start.
-    ``recent`` are client ids used before that must never be used again.
+    ``fill_keys`` are (symbol, trade id) of recent fills, so that a fill reported again is not booked again.
     """
 
     epoch: int
@@ -73,13 +73,15 @@ class Restored(msgspec.Struct, frozen=True, tag=True):
     orders: tuple[OrderRecord, ...]
     state_json: str
     ts_ns: int
+    fill_keys: tuple[tuple[str, str], ...] = ()
 
 
 class History(msgspec.Struct, frozen=True, tag=True):
     """Closed bars of one symbol from the venue's candles, oldest first, contiguous, and the trades that complete the open bar.
 
     ``ticks`` are the trades from the open of the bar after the last of ``bars`` up to ``next_id - 1`` in the feed's id
-    space; ``next_id`` is the id the live stream continues with (-1: continue with whatever comes). When the open bar could not be completed ``partial`` is true.
+    space; ``next_id`` is the id the live stream continues with (-1: whatever comes). When the open bar could not be
+    completed ``partial`` is true.
     """
 
     symbol: str
@@ -194,6 +196,14 @@ class Denied(msgspec.Struct, frozen=True, tag=True):
     ts_ns: int
 
 
+class Fault(msgspec.Struct, frozen=True, tag=True):
+    """A part of the daemon itself failed for good: trading halts until a person resumes it."""
+
+    task: str
+    detail: str
+    ts_ns: int
+
+
 class Killed(msgspec.Struct, frozen=True, tag=True):
     """The kill latch was seen, or lifted (``on`` false)."""
 
@@ -204,7 +214,7 @@ class Killed(msgspec.Struct, frozen=True, tag=True):
 
 Event = (
     Tick | Book | Malformed | Timer | Link | Listed | Restored | History | Repair | Candle | Candles | Confirmed | Reconciled
-    | Flow | Decided | WorkerUp | WorkerDown | Command | Denied | Killed | OrderUpdate | Fill
+    | Flow | Decided | WorkerUp | WorkerDown | Command | Denied | Killed | Fault | OrderUpdate | Fill
 )  # fmt: skip
 
 
@@ -291,6 +301,18 @@ class FetchBar(msgspec.Struct, frozen=True, tag=True):
     close_ns: int
 
 
+class Backfill(msgspec.Struct, frozen=True, tag=True):
+    """Fetch ``bars`` closed candles and the trades that stitch them to the live stream: answered by ``History``.
+
+    ``first_id``/``first_ts_ns`` are those of the first live tick held back, -1 when none came yet.
+    """
+
+    symbol: str
+    bars: int
+    first_id: int
+    first_ts_ns: int
+
+
 class ConfirmQuiet(msgspec.Struct, frozen=True, tag=True):
     """Ask REST whether the silence of a symbol is real."""
 
@@ -361,6 +383,6 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
 
 Effect = (
-    Decide | Seed | Submit | Cancel | CancelAll | Resolve | FetchTrades | FetchBar | ConfirmQuiet | Booked | Recorded
+    Decide | Seed | Submit | Cancel | CancelAll | Resolve | FetchTrades | FetchBar | Backfill | ConfirmQuiet | Booked | Recorded
     | Persist | Alert | StateChanged | BarClosed | Step
 )  # fmt: skip

@@ -71,9 +71,10 @@ class Targets(msgspec.Struct, frozen=True, tag=True):
 class View(msgspec.Struct, frozen=True):
     """What a strategy sees at one bar close; past only.
 
-    ``bars`` is an array (n_assets, n_bars, 5) of float64: open, high, low, close, volume, oldest first, the last
-    column the bar that just closed at ``ts_ns``; ``n_bars`` grows to the buffer's size. ``weights`` are current weights, ``frozen`` marks
-    assets whose weight must not grow, ``caps`` the largest weight allowed for each. All tuples are in the order of ``symbols``.
+    ``bars`` is an array (n_assets, n_bars, 5) of float64: open, high, low, close, volume, oldest first, the last column
+    the bar that just closed at ``ts_ns``; ``n_bars`` grows to the buffer's size. ``weights`` are current weights,
+    ``frozen`` marks assets whose weight must not grow, ``caps`` the largest weight allowed for each. All tuples are in
+    the order of ``symbols``.
     """
 
     seq: int

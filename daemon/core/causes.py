@@ -1,0 +1,79 @@
+"""Why trading is restricted: state = the worst active cause (DESIGN A9)."""
+
+from daemon.domain.events import TradingState
+
+SEVERITY = {TradingState.ACTIVE: 0, TradingState.REDUCING: 1, TradingState.HALTED: 2}
+
+STARTING = "starting"
+KILL = "kill"
+DRAWDOWN = "drawdown"
+DAILY_LOSS = "daily_loss"
+OPERATOR_REDUCE = "operator_reduce_only"
+OPERATOR_FLATTEN = "operator_flatten"
+STALE_FEED = "stale_feed"
+USER_STREAM = "user_stream_down"
+REST_DOWN = "rest_down"
+CLOCK = "clock_offset"
+LOOP_LAG = "loop_lag"
+BREAK = "reconcile_break"
+FAULT = "fault"
+KEY_REFUSED = "key_refused"
+
+LIFTED_BY_RESUME = frozenset({DRAWDOWN, OPERATOR_REDUCE, OPERATOR_FLATTEN, FAULT, KEY_REFUSED})
+"""Latched causes that ``resume`` lifts; the kill latch is lifted on the host alone."""
+
+LATCHED = LIFTED_BY_RESUME | {KILL}
+
+
+class Causes:
+    """The set of active causes, each with the state it demands."""
+
+    def __init__(self) -> None:
+        """Start HALTED: nothing trades before recovery is complete."""
+        self._active: dict[str, TradingState] = {STARTING: TradingState.HALTED}
+
+    def put(self, name: str, state: TradingState) -> bool:
+        """Activate a cause (or change what it demands); true when that is news."""
+        if self._active.get(name) is state:
+            return False
+        self._active[name] = state
+        return True
+
+    def drop(self, name: str) -> bool:
+        """Clear a cause; true when it was active."""
+        return self._active.pop(name, None) is not None
+
+    def keep(self, name: str, state: TradingState, *, active: bool) -> bool:
+        """Activate or clear a self-clearing cause; true when that is news."""
+        return self.put(name, state) if active else self.drop(name)
+
+    def resume(self) -> bool:
+        """Lift every latched cause an operator may lift; true when there was one."""
+        lifted = [name for name in self._active if name in LIFTED_BY_RESUME]
+        for name in lifted:
+            del self._active[name]
+        return bool(lifted)
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether a cause is active."""
+        return name in self._active
+
+    @property
+    def state(self) -> TradingState:
+        """Return the worst state any active cause demands."""
+        return max(self._active.values(), key=SEVERITY.__getitem__, default=TradingState.ACTIVE)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the active causes, worst first, then by name."""
+        return tuple(sorted(self._active, key=lambda name: (-SEVERITY[self._active[name]], name)))
+
+    def latched(self) -> dict[str, str]:
+        """Return the causes that survive a restart."""
+        return {name: str(state) for name, state in sorted(self._active.items()) if name in LATCHED}
+
+    def restore(self, latched: dict[str, str]) -> None:
+        """Take over the causes that were latched when the last session ended."""
+        for name, state in latched.items():
+            if name in LATCHED:
+                self._active[name] = TradingState(state)

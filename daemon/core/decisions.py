@@ -1,0 +1,282 @@
+"""From a closed column to a decision and back: ask the worker, refuse what is late, plan, gate, submit."""
+
+from daemon.core import submit as door
+from daemon.core.causes import STARTING
+from daemon.core.columns import Columns
+from daemon.core.config import EngineConfig
+from daemon.core.pack import pack
+from daemon.core.planner import PlanRequest, decision_id, plan
+from daemon.core.state import State
+from daemon.domain.events import Cancel, Decide, Decided, Effect, Seed, Step, TradingState
+from daemon.domain.market import Bar
+from daemon.domain.orders import Tif
+from daemon.domain.signal import NoDecision, NoReason, Targets
+
+NONE: tuple[Effect, ...] = ()
+PENDING_BARS_MAX = 50_000
+"""Bars kept for the worker between two requests; beyond it the worker is seeded anew."""
+
+
+class Decisions:
+    """At most one decision is in flight; the newest view wins; an answer that is too old is refused."""
+
+    def __init__(self, config: EngineConfig, state: State, columns: Columns) -> None:
+        """Start without a worker."""
+        self._config = config
+        self._state = state
+        self._columns = columns
+        self._pending: list[Bar] = []
+        self._asked: Decide | None = None
+        self._barrier_ns = 0
+        self._count = 0
+        self.seq = 0
+        self.up = False
+        self.reseed = True
+        self.last: Step | None = None
+        self.last_close_ns = 0
+        self.decided_ns = 0
+
+    # ------------------------------------------------------------------ worker
+
+    def worker_up(self) -> tuple[Effect, ...]:
+        """Seed a new worker in full."""
+        self.up = True
+        self._asked = None
+        return self._seed()
+
+    def worker_down(self) -> None:
+        """Note that nobody answers now."""
+        self.up = False
+        self._asked = None
+
+    def _seed(self) -> tuple[Effect, ...]:
+        if not self._columns.buffers.count:
+            self.reseed = True
+            return NONE
+        self.reseed = False
+        self._columns.amended = False
+        self._pending.clear()
+        daily = self._state.daily
+        return (
+            Seed(
+                symbols=self._state.symbols,
+                rows=self._columns.seed_rows(),
+                daily=tuple(pack(daily.get(symbol, ())) for symbol in self._state.symbols),
+                bar_ns=self._config.bar_ns,
+            ),
+        )
+
+    # ------------------------------------------------------------------ asking
+
+    def closed(self, done: list[tuple[int, int, tuple[Bar, ...]]], exchange_ns: int) -> tuple[Effect, ...]:
+        """Take appended columns; decide on the newest one when it is current and due."""
+        state = self._state
+        for _, _, bars in done:
+            self._pending.extend(bars)
+        if len(self._pending) > PENDING_BARS_MAX:
+            self._pending.clear()
+            self.reseed = True
+        close_ns, first_seen_ns, _ = done[-1]
+        self.last_close_ns = close_ns
+        if exchange_ns - close_ns >= self._config.bar_ns:
+            return NONE  # history, or catching up after an outage
+        self._count += 1
+        self._barrier_ns = max(0, state.now_ns - first_seen_ns)
+        effects: tuple[Effect, ...] = NONE
+        if self.reseed or self._columns.amended:
+            effects = self._seed() if self.up else NONE
+        if self._count % self._config.rebalance_every:
+            return effects
+        return effects + self._ask(close_ns)
+
+    def _ask(self, close_ns: int) -> tuple[Effect, ...]:
+        state, config = self._state, self._config
+        why = self._obstacle()
+        if why is not None:
+            return (self._step(close_ns, why.reason, why.detail),)
+        equity = state.equity()
+        if equity is None or equity <= 0:
+            return (self._step(close_ns, NoReason.NOT_READY, "equity is unknown"),)
+        self.seq += 1
+        now_ns = state.now_ns
+        cancels = [
+            Cancel(order.intent.client_id, order.intent.symbol, "its symbol is decided anew")
+            for order in state.blotter.live.values()
+            if order.intent.tif is Tif.GTC and order.state == "acked" and not order.intent.exit
+        ]
+        left = max(0.0, min(config.turnover_max, config.turnover_max_day - state.turnover_day))
+        ask = Decide(
+            seq=self.seq,
+            ts_ns=now_ns,
+            bar_ns=config.bar_ns,
+            close_ns=close_ns,
+            symbols=state.symbols,
+            bars=tuple(self._pending),
+            weights=state.weights(equity),
+            frozen=tuple(state.is_frozen(state.markets[symbol]) for symbol in state.symbols),
+            caps=tuple(
+                0.0 if state.stops.cooling(symbol, now_ns) else config.limits.max_weight for symbol in state.symbols
+            ),
+            equity=float(equity),
+            cash_weight=float(state.account.cash / equity),
+            turnover_left=left,
+            deadline_ns=now_ns + config.decision_deadline_ns,
+        )
+        self._pending.clear()
+        self._asked = ask
+        return (*cancels, ask)
+
+    def _obstacle(self) -> NoDecision | None:
+        state = self._state
+        if STARTING in state.causes or state.trading is TradingState.HALTED:
+            return NoDecision(NoReason.NOT_READY, "halted: " + ", ".join(state.causes.names))
+        if state.paused:
+            return NoDecision(NoReason.PAUSED, "paused by an operator")
+        if not self.up:
+            return NoDecision(NoReason.WORKER_DOWN, "no worker to decide")
+        if self._columns.buffers.count <= self._config.lookback:
+            have, need = self._columns.buffers.count, self._config.lookback + 1
+            return NoDecision(NoReason.WARMING_UP, f"{have} of {need} bars")
+        return None
+
+    def timer(self, now_ns: int) -> tuple[Effect, ...]:
+        """Give up a question that nobody answered in time (the edge replaces the worker)."""
+        asked = self._asked
+        if asked is None or now_ns <= asked.deadline_ns + self._config.decision_deadline_ns:
+            return NONE
+        self._asked = None
+        return (self._step(asked.close_ns, NoReason.DEADLINE, "no answer from the worker"),)
+
+    # ------------------------------------------------------------------ answering
+
+    def decided(self, event: Decided) -> tuple[Effect, ...]:
+        """Take the worker's answer to the newest question; turn targets into approved orders."""
+        asked = self._asked
+        if asked is None or event.seq != asked.seq:
+            return NONE
+        self._asked = None
+        self.decided_ns = event.ts_ns
+        if isinstance(event.result, NoDecision):
+            return (self._step(asked.close_ns, event.result.reason, event.result.detail),)
+        if self._state.now_ns > asked.deadline_ns:
+            return (self._step(asked.close_ns, NoReason.DEADLINE, "the answer came too late"),)
+        obstacle = self._obstacle()
+        if obstacle is not None:
+            return (self._step(asked.close_ns, obstacle.reason, obstacle.detail),)
+        return self._submit(asked, event.result)
+
+    def _submit(self, asked: Decide, targets: Targets) -> tuple[Effect, ...]:
+        state = self._state
+        equity = state.equity()
+        if equity is None:
+            return (self._step(asked.close_ns, NoReason.NOT_READY, "equity is unknown"),)
+        decision = decision_id("bar", asked.close_ns, state.epoch)
+        view = state.gate_view(equity)
+        made = plan(
+            PlanRequest(
+                decision=decision,
+                instance=self._config.instance,
+                account=self._config.account,
+                mode=self._config.mode,
+                now_ns=state.now_ns,
+                targets=dict(zip(targets.symbols, targets.weights, strict=True)),
+                positions=view.positions,
+                sellable=view.sellable,
+                equity=equity,
+                cash_free=view.cash_free,
+                quotes={symbol: door.quote(state, symbol) for symbol in state.symbols},
+                instruments={symbol: market.instrument for symbol, market in view.markets.items()},
+                limits=self._config.limits,
+                max_intents=state.gate.capacity(state.now_ns),
+                reserved_buys=view.reserved_buys,
+                blocked=self._blocked(),
+                frozen=frozenset(
+                    symbol
+                    for symbol, market in view.markets.items()
+                    if market.frozen or view.state is not TradingState.ACTIVE
+                ),
+                closing=frozenset(
+                    symbol
+                    for symbol in view.positions
+                    if symbol not in state.markets or state.stops.cooling(symbol, state.now_ns)
+                ),
+                benefits=benefits(targets, asked.weights),
+                band_weight=self._config.min_weight_step,
+            )
+        )
+        verdicts = door.judge(state, made.intents)
+        if verdicts is None:
+            return (self._step(asked.close_ns, NoReason.NOT_READY, "equity is unknown"),)
+        sent, stopped = len(verdicts.approved), len(verdicts.refused)
+        step = self._step(
+            asked.close_ns,
+            "submitted" if sent else "refused" if stopped else "no_change",
+            verdicts.refused[0].detail if stopped else "",
+            targets=targets,
+            approved=sent,
+            refused=stopped,
+        )
+        if not made.intents:
+            return (step,)
+        record: dict[str, object] = {
+            "seq": asked.seq,
+            "close_ns": asked.close_ns,
+            "symbols": targets.symbols,
+            "targets": targets.weights,
+            "weights": asked.weights,
+            "forecast": targets.forecast,
+            "status": targets.status,
+            "rung": targets.rung,
+            "binding": targets.binding,
+        }
+        return (door.submit(decision, made, verdicts, record), step)
+
+    def _blocked(self) -> dict[str, str]:
+        """Return the symbols that must not be planned now, with the reason."""
+        blocked = dict.fromkeys(self._state.exits.active, "exit under way")
+        for order in self._state.blotter.live.values():
+            blocked.setdefault(order.intent.symbol, f"order {order.state}")
+        return blocked
+
+    def _step(
+        self,
+        close_ns: int,
+        outcome: str,
+        detail: str,
+        *,
+        targets: Targets | None = None,
+        approved: int = 0,
+        refused: int = 0,
+    ) -> Step:
+        state = self._state
+        equity = state.equity()
+        self.last = Step(
+            decision=decision_id("bar", close_ns, state.epoch),
+            seq=self.seq,
+            outcome=str(outcome),
+            close_ns=close_ns,
+            barrier_ns=self._barrier_ns,
+            ts_ns=state.now_ns,
+            equity=float(equity) if equity is not None else 0.0,
+            cash=float(state.account.cash),
+            symbols=state.symbols,
+            targets=targets.weights if targets is not None else (),
+            weights=state.weights(equity) if equity is not None else (),
+            forecast=targets.forecast if targets is not None else None,
+            status=targets.status if targets is not None else "",
+            approved=approved,
+            refused=refused,
+            detail=detail,
+        )
+        return self.last
+
+
+def benefits(targets: Targets, weights: tuple[float, ...]) -> dict[str, float]:
+    """Return how much each symbol's difference is worth: expected return gained, else the size of the difference."""
+    gaps = [abs(after - before) for after, before in zip(targets.weights, weights, strict=True)]
+    forecast = targets.forecast
+    if forecast is None or forecast.symbols != targets.symbols:
+        return dict(zip(targets.symbols, gaps, strict=True))
+    return {
+        symbol: gap * (abs(mean) + 1e-9) for symbol, gap, mean in zip(targets.symbols, gaps, forecast.mean, strict=True)
+    }

@@ -1,0 +1,385 @@
+"""The deterministic heart: one event in, a tuple of effects out; nothing else changes state.
+
+ticks, books, timers ─▶ Markets ─▶ columns ─▶ Decisions ─▶ plan ─▶ gate ─▶ Submit
+└──────────▶ stops ──▶ ExitDesk ───────────────▶ plan ─▶ gate ─▶ Submit
+acks, fills, answers ─▶ blotter, account
+"""
+
+from decimal import Decimal
+
+from daemon.core import causes as cause
+from daemon.core.config import EngineConfig
+from daemon.core.decisions import Decisions
+from daemon.core.exitdesk import ExitDesk
+from daemon.core.markets import Markets
+from daemon.core.memory import recall, remember
+from daemon.core.state import State
+from daemon.domain.events import (
+    Action,
+    Alert,
+    Booked,
+    Candle,
+    Candles,
+    Command,
+    Confirmed,
+    Decided,
+    Denied,
+    Effect,
+    Event,
+    Fault,
+    Flow,
+    History,
+    Killed,
+    Link,
+    Listed,
+    Persist,
+    Reconciled,
+    Recorded,
+    Repair,
+    Resolve,
+    Restored,
+    StateChanged,
+    Timer,
+    TradingState,
+    WorkerDown,
+    WorkerUp,
+)
+from daemon.domain.events import CancelAll as CancelAllOrders
+from daemon.domain.market import NS_PER_S, Book, Malformed, Tick
+from daemon.domain.orders import Cause, Fill, OrderState, OrderUpdate
+
+NONE: tuple[Effect, ...] = ()
+LOSS_EVERY_NS = NS_PER_S
+DAY_NS = 86_400 * NS_PER_S
+STALE_SHARE = 5
+"""More than one in this many symbols stale is a reason not to be ready."""
+
+
+class Engine:
+    """The same engine live, in paper, in replay and in the backtest; what differs are the ports around it."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Start empty and HALTED; the first event must be ``Restored``."""
+        self.config = config
+        self.state = State(config)
+        self.markets = Markets(config, self.state.markets)
+        self.exits = ExitDesk(config, self.state)
+        self.decisions = Decisions(config, self.state, self.markets.columns)
+        self._losses_ns = 0
+        self._shown: tuple[TradingState, tuple[str, ...]] = (self.state.causes.state, self.state.causes.names)
+        self._remembered = ""
+
+    def process(self, event: Event) -> tuple[Effect, ...]:
+        """Take one event and return what it asks the world to do."""
+        if type(event) is Tick:
+            return self._tick(event)
+        if type(event) is Book:
+            self.state.now_ns = max(self.state.now_ns, event.ts_recv_ns)
+            self.markets.book(event)
+            return NONE
+        return self._rare(event)
+
+    # ------------------------------------------------------------------ the hot path
+
+    def _tick(self, tick: Tick) -> tuple[Effect, ...]:
+        state = self.state
+        state.now_ns = max(state.now_ns, tick.ts_recv_ns)
+        effects = self.markets.tick(tick)
+        hit = state.stops.on_price(tick.symbol, tick.price, tick.ts_recv_ns)
+        if hit is not None:
+            effects += self.exits.stop(hit) + self._persist()
+        if effects:
+            effects += self._columns()
+        return effects
+
+    def _columns(self) -> tuple[Effect, ...]:
+        """Append columns that are complete now, and decide on the newest when it is due."""
+        state = self.state
+        exchange_ns = state.now_ns - state.offset_ns
+        done = self.markets.columns.drain(self.markets.passed_ns(exchange_ns))
+        if not done:
+            return NONE
+        return self.decisions.closed(done, exchange_ns)
+
+    # ------------------------------------------------------------------ everything else
+
+    def _rare(self, event: Event) -> tuple[Effect, ...]:
+        ts_ns = (
+            0
+            if isinstance(event, Fill)
+            else event.ts_recv_ns
+            if isinstance(event, (Tick, Book, Malformed))
+            else event.ts_ns
+        )
+        self.state.now_ns = max(self.state.now_ns, ts_ns)
+        effects = self._market_event(event) if isinstance(event, MARKET_EVENTS) else self._other_event(event)
+        return effects + self._columns() + self._show()
+
+    def _market_event(self, event: Event) -> tuple[Effect, ...]:
+        match event:
+            case Timer():
+                return self._timer(event)
+            case History():
+                return self.markets.history(event)
+            case Repair():
+                return self.markets.repair(event)
+            case Candle():
+                self.markets.candle(event)
+            case Candles():
+                self._candles(event)
+            case Confirmed():
+                return self.markets.confirmed(event)
+            case Link():
+                self.state.links[event.feed] = event.up
+                return self.markets.link(event) if event.feed == "market" else NONE
+            case Listed():
+                for instrument in event.instruments:
+                    if instrument.symbol in self.state.markets:
+                        self.state.markets[instrument.symbol].instrument = instrument
+            case Malformed():
+                self.markets.malformed(event)
+            case _:
+                pass
+        return NONE
+
+    def _other_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901, PLR0911 - one case per event
+        match event:
+            case OrderUpdate():
+                return self._order(event)
+            case Fill():
+                return self._fill(event)
+            case Decided():
+                return self.decisions.decided(event)
+            case Denied():
+                return self._denied(event)
+            case Command():
+                return self._command(event)
+            case Killed():
+                return self._killed(event)
+            case Fault():
+                self.state.causes.put(cause.FAULT, TradingState.HALTED)
+                return (Alert("fault", event.detail, "", event.ts_ns),)
+            case Restored():
+                return self._restored(event)
+            case Reconciled():
+                return self._reconciled(event)
+            case Flow():
+                return self._flow(event)
+            case WorkerUp():
+                self.state.model = event.model
+                self.state.model_trained_ns = event.model_trained_ns
+                return self.decisions.worker_up()
+            case WorkerDown():
+                self.decisions.worker_down()
+                return (Alert("worker_down", event.detail, "", event.ts_ns),)
+            case _:
+                return NONE
+
+    # ------------------------------------------------------------------ time
+
+    def _timer(self, event: Timer) -> tuple[Effect, ...]:
+        state = self.state
+        state.offset_ns = event.ts_ns - event.exchange_ns
+        effects = self.markets.timer(event)
+        offset_bad = abs(state.offset_ns) > self.config.limits.max_clock_offset_ns
+        state.causes.keep(cause.CLOCK, TradingState.REDUCING, active=offset_bad)
+        state.causes.keep(cause.REST_DOWN, TradingState.REDUCING, active=not state.links["rest"])
+        state.causes.keep(cause.USER_STREAM, TradingState.REDUCING, active=not state.links["user"])
+        state.causes.keep(cause.STALE_FEED, TradingState.REDUCING, active=bool(self.silence()))
+        if event.ts_ns - self._losses_ns >= LOSS_EVERY_NS:
+            self._losses_ns = event.ts_ns
+            effects += self._losses(event.ts_ns) + self._persist()
+        effects += self.decisions.timer(event.ts_ns)
+        return effects + self.exits.timer(event.ts_ns)
+
+    def silence(self) -> str:
+        """Return why the market data as a whole cannot be trusted, "" when it can."""
+        state = self.state
+        if not state.links["market"]:
+            return "market stream is down"
+        newest = max((market.newest_ns for market in state.markets.values()), default=0)
+        if state.now_ns - newest > self.config.max_age_ns:
+            return f"no market data for {(state.now_ns - newest) / NS_PER_S:.1f} s"
+        bound_ns = state.now_ns - 10 * self.config.max_age_ns
+        old = [m.symbol for m in state.markets.values() if m.newest_ns < bound_ns or m.phase != "live"]
+        if len(old) * STALE_SHARE > len(state.markets):
+            return f"{len(old)} of {len(state.markets)} symbols are stale: {', '.join(old[:5])}"
+        return ""
+
+    def _losses(self, now_ns: int) -> tuple[Effect, ...]:
+        state = self.state
+        if now_ns // DAY_NS != state.day:
+            state.day = now_ns // DAY_NS
+            state.turnover_day = 0.0
+        equity = state.equity()
+        if equity is None or equity <= 0 or cause.STARTING in state.causes:
+            return NONE
+        state.losses = state.drawdown.update(equity, now_ns)
+        state.causes.keep(cause.DAILY_LOSS, TradingState.REDUCING, active=state.losses.daily_loss_hit)
+        if not state.losses.drawdown_hit:
+            return NONE
+        if cause.DRAWDOWN not in state.causes:
+            state.causes.put(cause.DRAWDOWN, TradingState.REDUCING)
+            detail = f"drawdown {state.losses.drawdown:.1%} reached the limit: everything is sold, then trading halts"
+            return (Alert("drawdown", detail, "", now_ns), *self.exits.all(Cause.DRAWDOWN, now_ns))
+        if not state.account.positions or not self.exits.busy(Cause.DRAWDOWN):
+            state.causes.put(cause.DRAWDOWN, TradingState.HALTED)
+        return NONE
+
+    def _candles(self, event: Candles) -> None:
+        if event.interval_ns == DAY_NS:
+            self.state.daily[event.symbol] = tuple(bar.close for bar in event.bars)
+            self.decisions.reseed = True
+            return
+        self.exits.candles(event)
+
+    # ------------------------------------------------------------------ orders
+
+    def _order(self, news: OrderUpdate) -> tuple[Effect, ...]:
+        order = self.state.blotter.update(news)
+        if order is None:
+            return NONE
+        effects: tuple[Effect, ...] = (Recorded(news),)
+        if news.state is OrderState.UNKNOWN:
+            effects += (Resolve(news.client_id, news.symbol, order.intent.ts_ns),)
+        if news.state is OrderState.REJECTED and news.code in KEY_CODES:
+            self.state.causes.put(cause.KEY_REFUSED, TradingState.HALTED)
+            effects += (Alert("key_refused", f"the venue refused our key ({news.code})", "", news.ts_ns),)
+        return effects
+
+    def _fill(self, fill: Fill) -> tuple[Effect, ...]:
+        state = self.state
+        order = state.blotter.find(fill.client_id)
+        if order is None or not state.account.book(fill):
+            return NONE
+        order = state.blotter.fill(fill)
+        equity = state.equity()
+        if equity is not None and equity > 0:
+            share = float(fill.qty * fill.price / equity)
+            state.turnover_day += share
+            state.turnover_total += share
+        effects: tuple[Effect, ...] = (Booked(fill, None),)
+        if order is not None and order.state is OrderState.FILLED:
+            effects += (Recorded(self._filled(fill)),)
+        return effects + self.exits.position_changed(fill.symbol)
+
+    def _filled(self, fill: Fill) -> OrderUpdate:
+        order = self.state.blotter.find(fill.client_id)
+        booked = order.booked if order is not None else fill.qty
+        return OrderUpdate(
+            client_id=fill.client_id,
+            symbol=fill.symbol,
+            state=OrderState.FILLED,
+            venue_id=fill.venue_id,
+            filled=booked,
+            code="",
+            source=fill.source,
+            ts_ns=self.state.now_ns,
+        )
+
+    def _denied(self, event: Denied) -> tuple[Effect, ...]:
+        effects: list[Effect] = []
+        for client_id in event.client_ids:
+            order = self.state.blotter.find(client_id)
+            if order is None:
+                continue
+            news = OrderUpdate(
+                client_id=client_id,
+                symbol=order.intent.symbol,
+                state=OrderState.DENIED,
+                venue_id="",
+                filled=Decimal(0),
+                code=event.detail,
+                source="send",
+                ts_ns=event.ts_ns,
+            )
+            if self.state.blotter.update(news) is not None:
+                effects.append(Recorded(news))
+        effects.append(Alert("denied", f"{len(event.client_ids)} orders not sent: {event.detail}", "", event.ts_ns))
+        return tuple(effects)
+
+    # ------------------------------------------------------------------ start, reconciliation, flows
+
+    def _restored(self, event: Restored) -> tuple[Effect, ...]:
+        state = self.state
+        state.epoch = event.epoch
+        state.account.restore(event.cash, event.positions, event.entries, event.fill_keys)
+        state.blotter.restore(event.orders)
+        recall(state, event.state_json)
+        for symbol, qty in state.account.positions.items():
+            state.stops.set_position(symbol, qty, state.account.entries.get(symbol, 0.0))
+        return NONE
+
+    def _reconciled(self, event: Reconciled) -> tuple[Effect, ...]:
+        state = self.state
+        state.reconciled_ns = event.ts_ns
+        state.breaks = len(event.breaks)
+        state.causes.keep(cause.BREAK, TradingState.REDUCING, active=not event.ok)
+        if event.ok:
+            state.causes.drop(cause.STARTING)
+            return NONE
+        what = "; ".join(f"{asset}: ledger {ours}, exchange {theirs}" for asset, ours, theirs in event.breaks)
+        return (Alert("reconcile_break", what or "orders differ", "", event.ts_ns),)
+
+    def _flow(self, event: Flow) -> tuple[Effect, ...]:
+        if event.ours:
+            equity = self.state.equity()
+            value = event.amount
+            if event.asset != self.config.quote:
+                value *= Decimal(repr(self.state.price(f"{event.asset}/{self.config.quote}")))
+            if equity is not None and equity > 0:
+                self.state.drawdown.flow(value, equity)
+            self.state.account.flow(event.asset, event.amount)
+        return (Booked(None, event),)
+
+    # ------------------------------------------------------------------ people
+
+    def _command(self, event: Command) -> tuple[Effect, ...]:
+        state = self.state
+        match event.action:
+            case Action.PAUSE:
+                state.paused = True
+            case Action.RESUME:
+                state.paused = False
+                if cause.DRAWDOWN in state.causes:
+                    state.drawdown.rearm()
+                state.causes.resume()
+            case Action.REDUCE_ONLY:
+                state.causes.put(cause.OPERATOR_REDUCE, TradingState.REDUCING)
+            case Action.FLATTEN:
+                state.causes.put(cause.OPERATOR_FLATTEN, TradingState.REDUCING)
+                return (CancelAllOrders("flatten"), *self.exits.all(Cause.FLATTEN, event.ts_ns))
+            case Action.KILL:
+                return self._killed(Killed(True, f"command from {event.source}", event.ts_ns))
+        return NONE
+
+    def _killed(self, event: Killed) -> tuple[Effect, ...]:
+        causes = self.state.causes
+        if not event.on:
+            causes.drop(cause.KILL)
+            return NONE
+        if not causes.put(cause.KILL, TradingState.HALTED):
+            return NONE
+        return (CancelAllOrders("kill"), Alert("kill", event.detail, "", event.ts_ns))
+
+    def _show(self) -> tuple[Effect, ...]:
+        """Report the trading state when it changed, and persist what must survive a restart when that changed."""
+        causes = self.state.causes
+        shown = (causes.state, causes.names)
+        effects: tuple[Effect, ...] = NONE
+        if shown != self._shown:
+            self._shown = shown
+            effects = (StateChanged(*shown, self.state.now_ns), *self._persist())
+        return effects
+
+    def _persist(self) -> tuple[Effect, ...]:
+        """Return the effect that makes the engine's memory durable, empty when nothing changed."""
+        memory = remember(self.state)
+        if memory == self._remembered:
+            return NONE
+        self._remembered = memory
+        return (Persist(memory),)
+
+
+KEY_CODES = frozenset({"-2014", "-2015", "-1002"})
+MARKET_EVENTS = (Timer, History, Repair, Candle, Candles, Confirmed, Link, Listed, Malformed)

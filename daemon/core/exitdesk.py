@@ -1,0 +1,139 @@
+"""Getting out: stops, drawdown and flatten sell what is held, rung by rung, until it is gone."""
+
+from itertools import pairwise
+
+from daemon.core import submit as door
+from daemon.core.config import EngineConfig
+from daemon.core.exits import PAGE_AFTER, Exit
+from daemon.core.planner import ExitRequest, decision_id, exit_plan
+from daemon.core.state import State
+from daemon.domain.events import Alert, Cancel, Candles, Effect
+from daemon.domain.orders import Cause, Side
+from risk.stops import StopHit
+
+NONE: tuple[Effect, ...] = ()
+ATR_BARS = 14
+STOPS = frozenset({Cause.STOP_LOSS, Cause.TRAILING_STOP, Cause.VOLATILITY_STOP})
+
+
+class ExitDesk:
+    """Runs the exits of ``state.exits``; every attempt passes the gate under the exit profile."""
+
+    def __init__(self, config: EngineConfig, state: State) -> None:
+        """Start with what the state remembers."""
+        self._config = config
+        self._state = state
+        self.triggered: dict[str, int] = {}
+
+    # ------------------------------------------------------------------ beginnings
+
+    def stop(self, hit: StopHit) -> tuple[Effect, ...]:
+        """Begin the exit a stop demands and make its first attempt at once."""
+        if not self._state.exits.start(hit.symbol, hit.cause, hit.ts_ns):
+            return NONE
+        self.triggered[hit.cause] = self.triggered.get(hit.cause, 0) + 1
+        detail = f"{hit.cause}: {hit.price:g} fell to the stop at {hit.level:g}; selling"
+        return (Alert(str(hit.cause), detail, hit.symbol, hit.ts_ns), *self._attempt(hit.symbol, hit.ts_ns))
+
+    def all(self, cause: Cause, now_ns: int) -> tuple[Effect, ...]:
+        """Begin exits for everything that is held."""
+        effects: list[Effect] = []
+        for symbol in sorted(self._state.account.positions):
+            self._state.exits.start(symbol, cause, now_ns)
+            effects.extend(self._attempt(symbol, now_ns))
+        return tuple(effects)
+
+    def busy(self, cause: Cause) -> bool:
+        """Return whether an exit for this cause is under way."""
+        return any(job.cause is cause for job in self._state.exits.active.values())
+
+    # ------------------------------------------------------------------ the course of things
+
+    def timer(self, now_ns: int) -> tuple[Effect, ...]:
+        """Make the attempts that are due."""
+        if not self._state.exits.active:
+            return NONE
+        effects: list[Effect] = []
+        for job in self._state.exits.due(now_ns):
+            effects.extend(self._attempt(job.symbol, now_ns))
+        return tuple(effects)
+
+    def position_changed(self, symbol: str) -> tuple[Effect, ...]:
+        """Tell stops what is held now; end the exit of a position that is gone."""
+        state = self._state
+        qty = state.account.position(symbol)
+        state.stops.set_position(symbol, qty, state.account.entries.get(symbol, 0.0))
+        if qty <= 0:
+            state.exits.finish(symbol)
+        return NONE
+
+    def candles(self, event: Candles) -> None:
+        """Take hourly candles: the average true range of the volatility stop (Wilder 1978, plain mean of 14)."""
+        bars = event.bars[-(ATR_BARS + 1) :]
+        if len(bars) <= 1:
+            return
+        ranges = [max(bar.high, before.close) - min(bar.low, before.close) for before, bar in pairwise(bars)]
+        self._state.stops.set_atr(event.symbol, sum(ranges) / len(ranges))
+
+    def _attempt(self, symbol: str, now_ns: int) -> list[Effect]:
+        state = self._state
+        job = state.exits.active.get(symbol)
+        market = state.markets.get(symbol)
+        if job is None:
+            return []
+        qty = state.account.position(symbol)
+        if qty <= 0:
+            state.exits.finish(symbol)
+            return []
+        working = state.blotter.working(symbol)
+        if any(order.intent.side is Side.SELL for order in working):
+            job.next_ns = now_ns + self._config.retry_ns
+            return []
+        effects: list[Effect] = [
+            Cancel(order.intent.client_id, symbol, "an exit goes first") for order in working if order.state == "acked"
+        ]
+        equity = state.equity()
+        if market is None or market.instrument is None or equity is None:
+            job.next_ns = now_ns + self._config.retry_ns
+            return effects
+        return effects + self._sell(job, now_ns)
+
+    def _sell(self, job: Exit, now_ns: int) -> list[Effect]:
+        state, symbol = self._state, job.symbol
+        instrument = state.markets[symbol].instrument
+        equity = state.equity()
+        if instrument is None or equity is None:
+            return []
+        rung = job.attempt
+        number = state.exits.attempted(job, now_ns)
+        decision = decision_id(f"{job.cause}-{symbol}", number, state.epoch)
+        plan = exit_plan(
+            ExitRequest(
+                decision=decision,
+                instance=self._config.instance,
+                account=self._config.account,
+                mode=self._config.mode,
+                now_ns=now_ns,
+                symbol=symbol,
+                qty=state.account.position(symbol),
+                equity=equity,
+                quote=door.quote(state, symbol),
+                instrument=instrument,
+                limits=self._config.limits,
+                cause=job.cause,
+                attempt=rung,
+            )
+        )
+        if symbol in plan.dust:
+            state.exits.finish(symbol)
+            return [Alert("dust", "what is left is too small for the venue to take", symbol, now_ns)]
+        verdicts = door.judge(state, plan.intents)
+        if verdicts is None or not (verdicts.approved or verdicts.refused):
+            return []
+        effects: list[Effect] = [door.submit(decision, plan, verdicts, {"cause": str(job.cause), "rung": rung})]
+        if not verdicts.approved:
+            why = verdicts.refused[0]
+            effects.append(Alert("exit_refused", f"{why.check}: {why.detail}", symbol, now_ns))
+        if rung >= PAGE_AFTER:
+            effects.append(Alert("exit_slow", f"attempt {rung + 1} to get out", symbol, now_ns))
+        return effects

@@ -1,0 +1,249 @@
+"""All symbols' market data: stitching, gaps, bars and the barrier. Called by the engine, tick by tick and by the timer."""
+
+from collections import Counter
+
+from daemon.core.columns import Columns
+from daemon.core.config import EngineConfig
+from daemon.core.continuity import Continuity, Irregular
+from daemon.core.market import Market, Phase
+from daemon.domain.events import (
+    Alert,
+    Backfill,
+    BarClosed,
+    Candle,
+    Confirmed,
+    ConfirmQuiet,
+    Effect,
+    FetchBar,
+    FetchTrades,
+    History,
+    Link,
+    Repair,
+    Timer,
+)
+from daemon.domain.market import NS_PER_S, Bar, BarFlag, Book, Malformed, RejectReason, Tick
+
+NONE: tuple[Effect, ...] = ()
+STUCK_WAIT_NS = 2 * NS_PER_S
+"""How long, at most, a decision waits beyond the grace for a symbol whose bar does not come."""
+QUIET_AGES = 5
+"""A symbol silent for this many ``max_age`` is confirmed by REST even between bars."""
+
+
+class Markets:
+    """Drives every ``Market`` and the columns they close."""
+
+    def __init__(self, config: EngineConfig, markets: dict[str, Market]) -> None:
+        """Start without data."""
+        self._config = config
+        self._markets = markets
+        self.columns = Columns(config.universe, config.backfill_bars, config.bar_ns)
+        self.rejected: Counter[str] = Counter()
+        self.gaps: Counter[str] = Counter()
+        self.repairs: Counter[str] = Counter()
+        self.up_ns = 0
+        self.frame_ns = 0
+        self.synced = False
+
+    # ------------------------------------------------------------------ live data
+
+    def tick(self, tick: Tick) -> tuple[Effect, ...]:
+        """Take one live trade: the hot path."""
+        market = self._markets[tick.symbol]
+        market.frame_ns = tick.ts_recv_ns
+        market.ticks += 1
+        outcome = market.continuity.accept(tick)
+        if outcome is not None:
+            return self._irregular(market, outcome, tick.ts_recv_ns)
+        market.last = tick.price
+        market.last_ns = tick.ts_recv_ns
+        closed = market.builder.on_tick(tick)
+        if closed:
+            return tuple(self._closed(market, closed, tick.ts_recv_ns))
+        return NONE
+
+    def book(self, book: Book) -> None:
+        """Take the newest best bid and ask; a crossed book is counted and not kept."""
+        market = self._markets[book.symbol]
+        market.frame_ns = book.ts_recv_ns
+        if book.bid >= book.ask:
+            self.rejected[RejectReason.CROSSED_BOOK] += 1
+            market.book = None
+            return
+        market.book = book
+
+    def malformed(self, event: Malformed) -> None:
+        """Count what the decoder refused."""
+        self.rejected[event.reason] += 1
+
+    def _irregular(self, market: Market, outcome: Irregular, now_ns: int, *, fetch: bool = True) -> tuple[Effect, ...]:
+        for bad in outcome.rejected:
+            self.rejected[bad.reason] += 1
+        effects: list[Effect] = []
+        if outcome.lost is not None:
+            market.builder.mark_gapped()
+            market.frozen = True
+            first, last = outcome.lost
+            effects.append(Alert("trades_lost", f"ids {first}…{last} never came", market.symbol, now_ns))
+        for place, tick in enumerate(outcome.ready):
+            market.last = tick.price
+            market.last_ns = now_ns
+            apply = market.builder.on_repaired if place < outcome.repaired else market.builder.on_tick
+            closed = apply(tick)
+            if closed:
+                effects.extend(self._closed(market, closed, now_ns))
+        if outcome.fetch is not None and fetch:
+            effects.extend(self._gap(market, *outcome.fetch, now_ns))
+        return tuple(effects)
+
+    def _gap(self, market: Market, first: int, last: int, now_ns: int) -> tuple[Effect, ...]:
+        self.gaps[market.symbol] += 1
+        if last - first + 1 > self._config.repair_trades_max:
+            return self._resync(market, now_ns)
+        market.gap_ns = market.gap_ns or now_ns
+        return (FetchTrades(market.symbol, first, last),)
+
+    def _resync(self, market: Market, now_ns: int) -> tuple[Effect, ...]:
+        """Stitch a symbol anew from candles: too much is missing for ids."""
+        market.phase = Phase.SYNCING
+        market.gap_ns = 0
+        market.asked_ns = now_ns
+        market.continuity = Continuity(market.symbol)
+        return (Backfill(market.symbol, self._config.backfill_bars, -1, -1),)
+
+    def _closed(self, market: Market, bars: tuple[Bar, ...], now_ns: int) -> list[Effect]:
+        effects: list[Effect] = []
+        for bar in bars:
+            market.bar = bar
+            market.frozen = bar.flag is BarFlag.GAPPED
+            self.columns.put(bar, now_ns)
+            effects.append(BarClosed(bar))
+            if bar.flag is BarFlag.GAPPED:
+                effects.append(FetchBar(bar.symbol, bar.open_ns, bar.close_ns))
+        return effects
+
+    # ------------------------------------------------------------------ answers
+
+    def history(self, event: History) -> tuple[Effect, ...]:
+        """Take a symbol's history and stitch the ticks held meanwhile to it."""
+        market = self._markets[event.symbol]
+        market.phase = Phase.LIVE
+        market.gap_ns = 0
+        market.frozen = event.partial
+        last = 0.0
+        for bar in event.bars:
+            last = bar.close
+            market.bar = bar
+            self.columns.put(bar, event.ts_ns)
+        end_ns = event.bars[-1].close_ns if event.bars else 0
+        market.builder.start(end_ns, last_price=last, partial=event.partial)
+        if last > 0.0:
+            market.last = last
+            market.last_ns = event.ts_ns
+        market.confirmed_ns = event.ts_ns
+        first_id = event.ticks[0].id if event.ticks else event.next_id
+        effects = list(self._irregular(market, market.continuity.start(first_id, last), event.ts_ns, fetch=False))
+        if event.ticks:
+            effects.extend(self._irregular(market, market.continuity.repaired(event.ticks), event.ts_ns))
+        gap = market.continuity.gap
+        if gap is not None:
+            effects.extend(self._gap(market, *gap, event.ts_ns))
+        self.synced = all(one.phase is Phase.LIVE for one in self._markets.values())
+        return tuple(effects)
+
+    def repair(self, event: Repair) -> tuple[Effect, ...]:
+        """Take REST's answer to a gap; what is still missing is asked for again until the time for it is over."""
+        market = self._markets[event.symbol]
+        if market.phase is not Phase.LIVE:
+            return NONE
+        effects: list[Effect] = []
+        if event.ok:
+            self.repairs[event.symbol] += 1
+            effects.extend(self._irregular(market, market.continuity.repaired(event.ticks), event.ts_ns))
+        gap = market.continuity.gap
+        if gap is None:
+            market.gap_ns = 0
+            market.confirmed_ns = event.ts_ns if event.ok else market.confirmed_ns
+        elif event.ts_ns - market.gap_ns < self._config.repair_timeout_ns:
+            effects.append(FetchTrades(market.symbol, *gap))
+        else:
+            effects.extend(self._give_up(market, event.ts_ns))
+        return tuple(effects)
+
+    def _give_up(self, market: Market, now_ns: int) -> tuple[Effect, ...]:
+        market.gap_ns = 0
+        effects = self._irregular(market, market.continuity.give_up(), now_ns)
+        if market.continuity.gap is not None:
+            market.gap_ns = now_ns
+        return effects
+
+    def candle(self, event: Candle) -> None:
+        """Take the venue's own candle for a bar we could not build."""
+        if event.bar is None:
+            return
+        market = self._markets[event.symbol]
+        self.columns.put(event.bar, event.ts_ns)
+        if market.bar is not None and market.bar.close_ns == event.bar.close_ns:
+            market.bar = event.bar
+            market.frozen = False
+
+    def confirmed(self, event: Confirmed) -> tuple[Effect, ...]:
+        """Take REST's word on a silent symbol: nothing missed, or a gap nobody had noticed."""
+        market = self._markets[event.symbol]
+        if not event.ok or market.phase is not Phase.LIVE:
+            return NONE
+        outcome = market.continuity.confirm(event.last_id)
+        if outcome is None:
+            market.confirmed_ns = event.ts_ns
+            return NONE
+        return self._irregular(market, outcome, event.ts_ns)
+
+    # ------------------------------------------------------------------ links and time
+
+    def link(self, event: Link) -> tuple[Effect, ...]:
+        """Note that the stream came up or went down; after a gap in the stream silence is checked by REST."""
+        self.up_ns = event.ts_ns if event.up else 0
+        if not event.up:
+            return NONE
+        return tuple(ConfirmQuiet(market.symbol) for market in self._markets.values() if market.phase is Phase.LIVE)
+
+    def timer(self, event: Timer) -> tuple[Effect, ...]:
+        """Ask for what is due: history, candles by time, confirmation of silence, the end of a vain repair."""
+        if not self.up_ns:
+            return NONE
+        effects: list[Effect] = []
+        config = self._config
+        for market in self._markets.values():
+            if market.phase is Phase.DOWN:
+                if event.ts_ns - self.up_ns >= config.sync_delay_ns:
+                    market.phase = Phase.SYNCING
+                    market.asked_ns = event.ts_ns
+                    effects.append(Backfill(market.symbol, config.backfill_bars, -1, -1))
+            elif market.phase is Phase.LIVE:
+                if market.gap_ns:
+                    if event.ts_ns - market.gap_ns > 2 * config.repair_timeout_ns:
+                        effects.extend(self._give_up(market, event.ts_ns))
+                else:
+                    effects.extend(self._pass_time(market, event))
+        return tuple(effects) if effects else NONE
+
+    def _pass_time(self, market: Market, event: Timer) -> list[Effect]:
+        """Close by time what a live, current symbol did not close by trades; ask REST about a silent one."""
+        config = self._config
+        age_ns = event.ts_ns - market.newest_ns
+        due = market.builder.due(event.exchange_ns, config.grace_ns)
+        if due and age_ns <= config.max_age_ns:
+            closed = market.builder.on_time(event.exchange_ns, config.grace_ns)
+            return self._closed(market, closed, event.ts_ns)
+        quiet = age_ns > QUIET_AGES * config.max_age_ns
+        if (due or quiet) and event.ts_ns - market.confirm_ns >= config.max_age_ns:
+            market.confirm_ns = event.ts_ns
+            return [ConfirmQuiet(market.symbol)]
+        return []
+
+    def passed_ns(self, exchange_ns: int) -> int:
+        """Return the close time up to which columns are complete without what has not come by now."""
+        if not self.synced:
+            return 0
+        wait_ns = self._config.grace_ns + min(self._config.bar_ns // 2, STUCK_WAIT_NS)
+        return exchange_ns - wait_ns if exchange_ns else 0

@@ -1,0 +1,47 @@
+"""The engine's own small state as it survives a restart: one JSON document in the ledger."""
+
+import msgspec
+
+from daemon.core.state import State
+from risk.drawdown import DrawdownState
+from risk.stops import StopsState
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """Everything that is neither in the orders nor in the fills and must not be forgotten."""
+
+    causes: dict[str, str] = {}
+    exits: dict[str, str] = {}
+    paused: bool = False
+    stops: StopsState = StopsState()
+    drawdown: DrawdownState = DrawdownState()
+    day: int = 0
+    turnover_day: float = 0.0
+
+
+def remember(state: State) -> str:
+    """Return the state's memory as JSON, the same text for the same state."""
+    memory = Memory(
+        causes=state.causes.latched(),
+        exits=state.exits.snapshot(),
+        paused=state.paused,
+        stops=state.stops.snapshot(),
+        drawdown=state.drawdown.snapshot(),
+        day=state.day,
+        turnover_day=state.turnover_day,
+    )
+    return msgspec.json.encode(memory, order="sorted").decode()
+
+
+def recall(state: State, text: str) -> None:
+    """Restore what ``remember`` wrote; "" is a first start. Raises ValueError when it is not ours."""
+    if not text:
+        return
+    memory = msgspec.json.decode(text, type=Memory)
+    state.causes.restore(memory.causes)
+    state.exits.restore(memory.exits, state.now_ns)
+    state.paused = memory.paused
+    state.stops.restore(memory.stops)
+    state.drawdown.restore(memory.drawdown)
+    state.day = memory.day
+    state.turnover_day = memory.turnover_day

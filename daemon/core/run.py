@@ -1,0 +1,119 @@
+"""The one place where events meet the engine: one at a time, in order, recorded before they are processed."""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from daemon.core.engine import Engine
+from daemon.domain.events import Effect, Event
+from daemon.domain.market import Book, Ignored, Malformed, Tick
+
+WAITING_MAX = 100_000
+MARKET_CHANNEL = 0
+
+
+class Recorder(Protocol):
+    """The flight recorder as the runner needs it; appends only, never blocks."""
+
+    def add_frame(self, recv_ns: int, channel: int, frame: bytes) -> None:
+        """Append a raw frame."""
+        ...
+
+    def add_event(self, event: Event) -> None:
+        """Append an event."""
+        ...
+
+
+class Runner:
+    """Feed events to the engine and hand its effects on.
+
+    ``decode`` turns a raw frame into an event, ``dispatch`` is called once per effect in order, ``observe`` once per
+    event that is not a tick. Events emitted while one is being processed wait their turn. ``digest`` is the
+    rolling hash of every effect so far: two runs over the same tape end with the same digest.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        decode: Callable[[bytes, int], Tick | Book | Malformed | Ignored],
+        recorder: Recorder,
+        dispatch: Callable[[Effect], None],
+        observe: Callable[[Event], None],
+    ) -> None:
+        """Wire the engine between its inputs and its outputs."""
+        self.engine = engine
+        self.effects = 0
+        self._decode = decode
+        self._recorder = recorder
+        self._dispatch = dispatch
+        self._observe = observe
+        self._waiting: deque[Event] = deque()
+        self._busy = False
+        self._hash = hashlib.sha256()
+        self._encode = msgspec.msgpack.Encoder(decimal_format="string").encode
+
+    @property
+    def digest(self) -> str:
+        """Return the hash of all effects so far, hexadecimal."""
+        return self._hash.hexdigest()
+
+    @property
+    def depth(self) -> int:
+        """Return how many events wait."""
+        return len(self._waiting)
+
+    def on_frame(self, frame: bytes, recv_ns: int) -> None:
+        """Process one raw market frame: the hot path, straight from the socket's callback."""
+        self._recorder.add_frame(recv_ns, MARKET_CHANNEL, frame)
+        event = self._decode(frame, recv_ns)
+        if type(event) is Ignored:
+            return
+        if type(event) is Malformed:
+            self._observe(event)
+        effects = self.engine.process(event)  # type: ignore[arg-type]
+        if effects:
+            self._hand_on(effects)
+
+    def emit(self, event: Event) -> None:
+        """Process one event now, or after the one being processed."""
+        self._waiting.append(event)
+        if self._busy:
+            if len(self._waiting) > WAITING_MAX:
+                raise OverflowError(f"{WAITING_MAX} events wait for the engine: it lags too far behind")
+            return
+        self._drain()
+
+    def _drain(self) -> None:
+        self._busy = True
+        try:
+            while self._waiting:
+                event = self._waiting.popleft()
+                self._recorder.add_event(event)
+                self._observe(event)
+                effects = self.engine.process(event)
+                if effects:
+                    self._account(effects)
+                    for effect in effects:
+                        self._dispatch(effect)
+        finally:
+            self._busy = False
+
+    def _hand_on(self, effects: tuple[Effect, ...]) -> None:
+        self._busy = True
+        try:
+            self._account(effects)
+            for effect in effects:
+                self._dispatch(effect)
+        finally:
+            self._busy = False
+        if self._waiting:
+            self._drain()
+
+    def _account(self, effects: tuple[Effect, ...]) -> None:
+        self.effects += len(effects)
+        for effect in effects:
+            self._hash.update(self._encode(effect))

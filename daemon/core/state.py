@@ -1,0 +1,157 @@
+"""Everything the engine knows, and the frozen views it hands out: one of the two doors between float64 and Decimal."""
+
+from decimal import Decimal
+
+from daemon.core.account import ZERO, Account
+from daemon.core.blotter import Blotter
+from daemon.core.causes import Causes
+from daemon.core.config import EngineConfig
+from daemon.core.exits import Exits
+from daemon.core.market import Market
+from daemon.domain.events import TradingState
+from daemon.domain.market import NS_PER_MS, Instrument
+from daemon.domain.orders import Side
+from risk.drawdown import Drawdown, LossVerdict
+from risk.gate import Gate
+from risk.money import exact, reference_price
+from risk.stops import Stops
+from risk.views import GateView, MarketView
+
+
+class State:
+    """The engine's memory, changed by the engine alone. ``symbols`` are in the order of the universe."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        """Start empty and HALTED."""
+        self.config = config
+        self.symbols = config.universe
+        self.markets = {symbol: Market(symbol, config.bar_ns) for symbol in config.universe}
+        self.account = Account(config.quote)
+        self.blotter = Blotter()
+        self.causes = Causes()
+        self.exits = Exits()
+        self.stops = Stops(config.limits)
+        self.drawdown = Drawdown(config.limits)
+        self.gate = Gate(config.limits, config.universe)
+        self.now_ns = 0
+        self.offset_ns = 0
+        self.epoch = 0
+        self.paused = False
+        self.links: dict[str, bool] = {"market": False, "user": False, "rest": True}
+        self.day = 0
+        self.turnover_day = 0.0
+        self.turnover_total = 0.0
+        self.reconciled_ns = 0
+        self.breaks = 0
+        self.daily: dict[str, tuple[float, ...]] = {}
+        self.model = ""
+        self.model_trained_ns = 0
+        self.losses = LossVerdict(drawdown=0.0, daily_loss=0.0, drawdown_hit=False, daily_loss_hit=False, known=False)
+
+    # ------------------------------------------------------------- valuation
+
+    def price(self, symbol: str) -> float:
+        """Return the newest reference price in quote currency, 0.0 when unknown."""
+        market = self.markets.get(symbol)
+        if market is None:
+            return 0.0
+        book = market.book
+        return reference_price(book.bid, book.ask, market.last) if book is not None else market.last
+
+    def equity(self) -> Decimal | None:
+        """Return cash plus positions at reference prices, None while a held symbol has no price."""
+        total = self.account.cash
+        for symbol, qty in self.account.positions.items():
+            price = self.price(symbol)
+            if price <= 0.0:
+                return None
+            total += qty * exact(price)
+        return total
+
+    def weights(self, equity: Decimal) -> tuple[float, ...]:
+        """Return current weights (n_assets,), fractions of equity, at reference prices."""
+        if equity <= ZERO:
+            return (0.0,) * len(self.symbols)
+        return tuple(
+            float(self.account.position(symbol) * exact(self.price(symbol)) / equity) for symbol in self.symbols
+        )
+
+    # ------------------------------------------------------------- trust
+
+    def fresh(self, market: Market) -> bool:
+        """Return whether a symbol's data is current enough to trade on (P10)."""
+        return (
+            market.phase == "live"
+            and market.gap_ns == 0
+            and self.now_ns - market.newest_ns <= self.config.limits.max_age_ms * NS_PER_MS
+        )
+
+    def is_frozen(self, market: Market) -> bool:
+        """Return whether a symbol's weight may not grow (DESIGN, "Decision rules")."""
+        instrument = market.instrument
+        return (
+            market.frozen
+            or instrument is None
+            or not instrument.trading
+            or not self.fresh(market)
+            or any(order.state in {"unknown", "resolving"} for order in self.blotter.working(market.symbol))
+        )
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """Return the symbols whose data is not current."""
+        return tuple(market.symbol for market in self.markets.values() if not self.fresh(market))
+
+    # ------------------------------------------------------------- the gate's view
+
+    def gate_view(self, equity: Decimal) -> GateView:
+        """Return what the gate judges by: everything by value, reservations already taken off."""
+        buys = self.blotter.reserved(Side.BUY)
+        sells = self.blotter.reserved(Side.SELL)
+        fee = 1 + self.config.fee_rate
+        live = self.blotter.live.values()
+        counts: dict[str, int] = {}
+        for order in live:
+            counts[order.intent.symbol] = counts.get(order.intent.symbol, 0) + 1
+        return GateView(
+            now_ns=self.now_ns,
+            state=self.causes.state,
+            equity=equity,
+            cash_free=self.account.cash - sum(buys.values(), ZERO) * fee,
+            positions=dict(self.account.positions),
+            sellable={
+                symbol: max(qty - sells.get(symbol, ZERO), ZERO) for symbol, qty in self.account.positions.items()
+            },
+            reserved_buys=buys,
+            reserved_sells=sells,
+            markets={
+                symbol: self._market_view(market, market.instrument)
+                for symbol, market in self.markets.items()
+                if market.instrument is not None
+            },
+            live_intents=frozenset((o.intent.symbol, o.intent.side, o.intent.decision) for o in live),
+            open_orders=counts,
+            clock_offset_ns=self.offset_ns,
+            user_link_up=self.links["user"],
+        )
+
+    def _market_view(self, market: Market, instrument: Instrument) -> MarketView:
+        book = market.book
+        return MarketView(
+            symbol=market.symbol,
+            instrument=instrument,
+            bid=book.bid if book is not None else 0.0,
+            ask=book.ask if book is not None else 0.0,
+            last=market.last,
+            frame_ns=market.frame_ns if market.phase == "live" and market.gap_ns == 0 else 0,
+            confirmed_ns=market.confirmed_ns if market.phase == "live" and market.gap_ns == 0 else 0,
+            frozen=self.is_frozen(market),
+            ref_ns=max(market.last_ns, book.ts_recv_ns if book is not None else 0, market.confirmed_ns),
+        )
+
+    # ------------------------------------------------------------- what a person sees
+
+    @property
+    def trading(self) -> TradingState:
+        """Return the trading state."""
+        return self.causes.state
