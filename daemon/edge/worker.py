@@ -1,0 +1,308 @@
+"""The worker seen from the process that owns the sockets: start it, ask it, replace it.
+
+No heavy library is imported here.
+
+At most one decision is in flight and the newest view wins: a request that arrives meanwhile waits alone, and a newer
+one takes its place together with its bars. Every ``Decide`` is answered exactly once. A child that misses a deadline
+is killed, one that dies or grows is replaced.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+
+import msgspec
+import structlog
+
+from daemon.domain.events import Decide, Decided, Seed, WorkerDown, WorkerUp
+from daemon.domain.ports import Emit
+from daemon.domain.signal import NoDecision, NoReason
+from daemon.edge.clock import Clock
+from daemon.edge.worker_wire import (
+    FROM_CHILD,
+    NS_PER_S,
+    Answer,
+    Failed,
+    Frames,
+    Ready,
+    Reload,
+    ToChild,
+    WorkerConfig,
+    frame,
+)
+
+BACKOFF_S_MIN = 0.1
+REAP_S_MAX = 5.0
+EXIT_S_MAX = 0.5
+POLL_S = 0.005
+THREAD_LIMITS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+log = structlog.get_logger("ballast")
+
+
+class Worker:
+    """Supervises one child process and speaks with it.
+
+    Parameters
+    ----------
+    emit
+        Takes ``WorkerUp``, ``WorkerDown`` and ``Decided``; always called from the event loop, never from within
+        ``decide``.
+    clock
+        Wall time for deadlines.
+    config
+        Strategy, model folder, limits.
+    """
+
+    def __init__(self, emit: Emit, clock: Clock, config: WorkerConfig) -> None:
+        self._emit, self._clock, self._config = emit, clock, config
+        self._link: _Link | None = None
+        self._flying: Decide | None = None
+        self._waiting: Decide | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self.pid = 0
+        self.starts = 0
+        self.superseded = 0
+        self.rss_bytes = 0
+        self.detail = ""
+
+    @property
+    def up(self) -> bool:
+        """Return whether a child is ready to be seeded and asked."""
+        return self._link is not None
+
+    # ------------------------------------------------------------- asked by the engine
+
+    def seed(self, seed: Seed) -> None:
+        """Fill the child's buffers. Without a child nothing is lost: every new one is announced and seeded in full."""
+        if self._link is not None:
+            self._link.send(seed)
+
+    def decide(self, decide: Decide) -> None:
+        """Ask for a decision; the answer comes as a ``Decided`` event."""
+        if self._link is None:
+            self._answer(decide, NoReason.WORKER_DOWN, self.detail or "no worker is running")
+        elif self._flying is None:
+            self._send(decide)
+        else:
+            older = self._waiting
+            if older is not None:
+                self.superseded += 1
+                decide = msgspec.structs.replace(decide, bars=older.bars + decide.bars)
+                self._answer(older, NoReason.DEADLINE, f"superseded by view {decide.seq} before the worker was free")
+            self._waiting = decide
+
+    def reload_model(self) -> None:
+        """Have the child serve the model that is current now; announced by another ``WorkerUp``."""
+        if self._link is not None:
+            self._link.send(Reload())
+
+    # ------------------------------------------------------------- life of the child
+
+    async def run(self) -> None:
+        """Keep one child alive for ever; pauses between failed starts grow to the configured limit."""
+        backoff_s = BACKOFF_S_MIN
+        while True:
+            detail, served = await self._session()
+            self.detail = detail
+            if served:
+                backoff_s = BACKOFF_S_MIN
+            log.warning("worker_down", detail=detail, again_in_s=backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(2 * backoff_s, self._config.backoff_ns_max / NS_PER_S)
+
+    async def _session(self) -> tuple[str, bool]:
+        """Run one child to its end; return why it ended and whether it had answered anything."""
+        ours, theirs = socket.socketpair()
+        process = _spawn(theirs)
+        theirs.close()
+        self.starts += 1
+        self.pid = process.pid
+        link = _Link(self)
+        try:
+            ours.setblocking(False)
+            await asyncio.get_running_loop().create_connection(lambda: link, sock=ours)
+            link.send(self._config)
+            timer = asyncio.get_running_loop().call_later(
+                self._config.start_ns_max / NS_PER_S, link.not_started, self._config.start_ns_max / NS_PER_S
+            )
+            try:
+                detail = await link.ended
+            finally:
+                timer.cancel()
+            if not detail:  # it left by itself: its exit code says how
+                await _reap(process, EXIT_S_MAX)
+        finally:
+            self._link = None
+            link.close()
+            process.kill()
+            await _reap(process, REAP_S_MAX)
+            self.pid = 0
+        code = process.returncode
+        detail = detail or f"worker process ended by itself with code {code}"
+        self._drop(detail)
+        self._emit(WorkerDown(detail=detail, ts_ns=self._clock.now_ns()))
+        return detail, link.served
+
+    def _drop(self, detail: str) -> None:
+        """Answer what the child can no longer answer."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        lost = [decide for decide in (self._flying, self._waiting) if decide is not None]
+        self._flying = self._waiting = None
+        for decide in lost:
+            self._emit(self._refusal(decide, NoReason.WORKER_DOWN, detail))
+
+    # ------------------------------------------------------------- heard from the child
+
+    def on_message(self, link: "_Link", message: Ready | Failed | Answer) -> None:
+        """Handle one message of the child."""
+        if isinstance(message, Ready):
+            self._link = link
+            self.detail = message.detail
+            if message.detail:
+                log.warning("worker_model", detail=message.detail)
+            self._emit(WorkerUp(model=message.model, model_trained_ns=message.trained_ns, ts_ns=self._clock.now_ns()))
+        elif isinstance(message, Failed):
+            link.end(message.detail)
+        else:
+            self._on_answer(link, message)
+
+    def _on_answer(self, link: "_Link", answer: Answer) -> None:
+        flying = self._flying
+        if flying is None or answer.decided.seq != flying.seq:
+            link.end(f"answer to view {answer.decided.seq}, which was not asked")
+            return
+        self._flying = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        link.served = True
+        self.rss_bytes = answer.rss_bytes
+        waiting, self._waiting = self._waiting, None
+        if answer.rss_bytes > self._config.rss_bytes_max:
+            self._waiting = waiting  # answered when the child has gone
+            link.end(f"worker grew to {answer.rss_bytes >> 20} MiB, limit {self._config.rss_bytes_max >> 20} MiB")
+        elif waiting is not None:
+            self._send(waiting)
+        self._emit(msgspec.structs.replace(answer.decided, ts_ns=self._clock.now_ns()))
+
+    def _send(self, decide: Decide) -> None:
+        assert self._link is not None  # noqa: S101 - both callers have just looked
+        self._flying = decide
+        self._link.send(decide)
+        left_s = max(0.0, (decide.deadline_ns - self._clock.now_ns()) / NS_PER_S)
+        self._deadline = asyncio.get_running_loop().call_later(left_s, self._overdue, decide)
+
+    def _overdue(self, decide: Decide) -> None:
+        """Kill the child that missed its deadline and say so."""
+        link, self._deadline = self._link, None
+        if link is None or self._flying is not decide:
+            return
+        self._link, self._flying = None, None
+        link.end(f"no answer to view {decide.seq} before its deadline")
+        self._emit(self._refusal(decide, NoReason.DEADLINE, "the worker did not answer in time and was replaced"))
+
+    def _answer(self, decide: Decide, reason: NoReason, detail: str) -> None:
+        """Answer without the child, after the current event has been processed."""
+        asyncio.get_running_loop().call_soon(self._emit, self._refusal(decide, reason, detail))
+
+    def _refusal(self, decide: Decide, reason: NoReason, detail: str) -> Decided:
+        return Decided(
+            seq=decide.seq,
+            result=NoDecision(reason, detail),
+            features_ns=0,
+            forecast_ns=0,
+            solve_ns=0,
+            ts_ns=self._clock.now_ns(),
+        )
+
+
+class _Link(asyncio.Protocol):
+    """The socket to one child: bytes to messages, in the callback that received them."""
+
+    def __init__(self, owner: Worker) -> None:
+        self._owner = owner
+        self._frames = Frames()
+        self._transport: asyncio.WriteTransport | None = None
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.served = False
+        self._ready = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101 - a stream socket always has one
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Decode what came and hand it over at once; a child that speaks nonsense is replaced."""
+        try:
+            messages = [FROM_CHILD.decode(body) for body in self._frames.feed(data)]
+        except (ValueError, msgspec.DecodeError) as error:
+            self.end(f"worker sent what is no message: {error}")
+            return
+        for message in messages:
+            if not self.ended.done():
+                self._ready = True
+                self._owner.on_message(self, message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Notice the child's death."""
+        self.end("")
+
+    def not_started(self, seconds: float) -> None:
+        """Give up on a child that never got ready."""
+        if not self._ready:
+            self.end(f"worker was not ready within {seconds:g} s")
+
+    def send(self, message: ToChild) -> None:
+        """Write one message."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame(message))
+
+    def end(self, detail: str) -> None:
+        """End the session; the first reason given counts."""
+        if not self.ended.done():
+            self.ended.set_result(detail)
+
+    def close(self) -> None:
+        """Close the socket at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def _spawn(link: socket.socket) -> "subprocess.Popen[bytes]":
+    """Start the child in a session of its own: one inherited descriptor, one thread per library, no other environment."""
+    fd = link.fileno()
+    environment = {
+        "PATH": os.defpath,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONHASHSEED": "0",
+        "CUDA_VISIBLE_DEVICES": "",
+        **dict.fromkeys(THREAD_LIMITS, "1"),
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "daemon.edge.worker_child", str(fd)],
+        pass_fds=(fd,),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+async def _reap(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Wait for a child to end, at most so long, without blocking the loop."""
+    for _ in range(int(seconds / POLL_S)):
+        if process.poll() is not None:
+            return
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,298 @@
+"""The worker process: buffers, view, strategy, containment. Stages 4 to 6 of the line run here and nowhere else.
+
+Run as ``python -m daemon.edge.worker_child FD``; the daemon starts it (``daemon/edge/worker.py``). ``InlineWorker``
+is the same code without the process, for backtest and replay.
+"""
+
+import ctypes
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.core.buffers import FIELDS, Buffers
+from daemon.domain.events import Decide, Decided, Seed
+from daemon.domain.market import Bar
+from daemon.domain.signal import NoDecision, NoReason, Strategy, Targets, View
+from daemon.edge.clock import Clock
+from daemon.edge.worker_wire import TO_CHILD, Answer, Failed, Frames, Ready, Reload, WorkerConfig, frame, one_line
+from strategies.limits import Limits, limits_of, project, violation
+from strategies.params import NeedsSetup, Timings
+
+CLIP_TOLERANCE = 1e-9
+"""Weights that exceed a limit by more than this are clipped and reported."""
+READ_BYTES = 1 << 20
+PR_SET_PDEATHSIG = 1
+CLOSE, VOLUME = 3, 4
+
+
+class InlineWorker:
+    """A strategy with its rolling buffers: seeded in full, then fed by each ``Decide``.
+
+    Whatever the strategy does, ``decide`` answers: an exception, a wrong shape or a number that is not finite becomes
+    ``NoDecision`` with one line, weights beyond a limit are clipped and named in ``binding``. Time comes from the
+    events; ``monotonic_ns`` only measures durations, and without it they are 0.
+
+    Raises
+    ------
+    ValueError
+        When the strategy cannot be imported or set up.
+    """
+
+    def __init__(self, config: WorkerConfig, monotonic_ns: Callable[[], int] | None = None) -> None:
+        self._config = config
+        self._monotonic_ns = monotonic_ns or int
+        self._strategy = _load_strategy(config.strategy)
+        self._buffers: Buffers | None = None
+        self._symbols: tuple[str, ...] = ()
+        self._daily: NDArray[np.float64] | None = None
+        self.ready = self.reload()
+
+    def reload(self) -> Ready:
+        """Load the model that is current now and return what is served; a refused model leaves the old one in place."""
+        info = None
+        if isinstance(self._strategy, NeedsSetup):
+            info = self._strategy.setup(self._config.setup, self._monotonic_ns)
+        bound_threads()
+        self.ready = Ready(info.model, info.trained_ns, info.detail) if info is not None else Ready("", 0, "")
+        return self.ready
+
+    def seed(self, seed: Seed) -> None:
+        """Replace the buffers: closed bars of every symbol and daily closes."""
+        self._symbols = seed.symbols
+        self._buffers = Buffers.from_rows(seed.rows, capacity=self._config.buffer_bars, bar_ns=seed.bar_ns)
+        self._daily = daily_returns([np.frombuffer(one, dtype=np.float64) for one in seed.daily])
+
+    def decide(self, decide: Decide) -> Decided:
+        """Append the bars that closed, ask the strategy, contain its answer."""
+        try:
+            self._append(decide)
+            result = self._ask(decide)
+        except Exception as error:  # noqa: BLE001 - a user's strategy may raise anything; it is contained and reported
+            result = NoDecision(NoReason.STRATEGY_RAISED, one_line(error))
+        spent = self._strategy.timings if isinstance(self._strategy, NeedsSetup) else Timings()
+        return Decided(
+            seq=decide.seq,
+            result=result,
+            features_ns=spent.features_ns,
+            forecast_ns=spent.forecast_ns,
+            solve_ns=spent.solve_ns,
+            ts_ns=decide.ts_ns,
+            raw_skill=spent.raw_skill,
+        )
+
+    def _ask(self, decide: Decide) -> Targets | NoDecision:
+        buffers = self._buffers
+        if buffers is None or decide.symbols != self._symbols:
+            return NoDecision(NoReason.NOT_READY, "the worker was not seeded with these symbols")
+        if buffers.count == 0 or buffers.close_ns != decide.close_ns:
+            return NoDecision(
+                NoReason.NOT_READY,
+                f"buffers end at {buffers.close_ns}, the decision is about the close at {decide.close_ns}",
+            )
+        view = View(
+            seq=decide.seq,
+            ts_ns=decide.close_ns,
+            bar_ns=decide.bar_ns,
+            symbols=decide.symbols,
+            bars=buffers.window(buffers.count),
+            weights=decide.weights,
+            frozen=decide.frozen,
+            caps=decide.caps,
+            equity=decide.equity,
+            cash_weight=decide.cash_weight,
+            turnover_left=decide.turnover_left,
+            daily=self._daily,
+        )
+        return contain(self._strategy.decide(view, self._config.params), decide, self._limits(decide))
+
+    def _limits(self, decide: Decide) -> Limits:
+        limits = self._config.setup.optimizer
+        return limits_of(
+            np.array(decide.weights),
+            np.minimum(np.array(decide.caps), limits.max_weight),
+            np.array(decide.frozen, dtype=np.bool_),
+            budget=limits.budget,
+            turnover_left=decide.turnover_left,
+        )
+
+    def _append(self, decide: Decide) -> None:
+        """Append a column per close; a symbol without a bar gets an empty one."""
+        buffers = self._buffers
+        if buffers is None:
+            return
+        index = {symbol: i for i, symbol in enumerate(self._symbols)}
+        columns: dict[int, list[Bar]] = {}
+        for bar in decide.bars:
+            if bar.symbol in index and bar.close_ns > buffers.close_ns:
+                columns.setdefault(bar.close_ns, []).append(bar)
+        for close_ns in sorted(columns):
+            holes = (close_ns - buffers.close_ns) // buffers.bar_ns - 1 if buffers.count else 0
+            if holes >= buffers.capacity:  # nothing we hold is within reach any more
+                buffers = self._buffers = Buffers(buffers.n_assets, buffers.capacity, buffers.bar_ns)
+                holes = 0
+            for _ in range(holes):
+                buffers.append_column(buffers.close_ns + buffers.bar_ns, _empty_column(buffers))
+            column = _empty_column(buffers)
+            for bar in columns[close_ns]:
+                column[index[bar.symbol]] = (bar.open, bar.high, bar.low, bar.close, bar.volume)
+            buffers.append_column(close_ns, column)
+
+
+def _empty_column(buffers: Buffers) -> NDArray[np.float64]:
+    """Return (n_assets, 5) bars without trades: the last close as every price and no volume, NaN where none was."""
+    column = np.full((buffers.n_assets, FIELDS), np.nan)
+    if buffers.count:
+        column[:, :VOLUME] = buffers.window(1)[:, 0, CLOSE, None]
+        column[:, VOLUME] = np.where(np.isnan(column[:, CLOSE]), np.nan, 0.0)
+    return column
+
+
+def daily_returns(closes: list[NDArray[np.float64]]) -> NDArray[np.float64] | None:
+    """Return simple daily returns (n_days, n_assets), aligned at the newest day, NaN where unknown; None without any."""
+    days = max((one.size for one in closes), default=0)
+    if days < 2:
+        return None
+    table = np.full((days, len(closes)), np.nan)
+    for i, one in enumerate(closes):
+        if one.size:
+            table[-one.size :, i] = np.where(one > 0.0, one, np.nan)
+    returns: NDArray[np.float64] = table[1:] / table[:-1] - 1.0
+    return returns
+
+
+def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecision:
+    """Return the strategy's answer made safe: right type and length, finite, inside every limit.
+
+    What exceeds a limit is clipped to it and named ``clipped:<symbol>`` in ``binding``.
+    """
+    if isinstance(answer, NoDecision):
+        return answer
+    if not isinstance(answer, Targets):
+        return NoDecision(
+            NoReason.STRATEGY_RAISED, f"decide returned {type(answer).__name__}, not Targets or NoDecision"
+        )
+    if answer.symbols != decide.symbols or len(answer.weights) != len(decide.symbols):
+        return NoDecision(
+            NoReason.STRATEGY_RAISED,
+            f"decide returned {len(answer.weights)} weights for {len(answer.symbols)} symbols, asked about {len(decide.symbols)}",
+        )
+    w = np.array(answer.weights, dtype=np.float64)
+    if not bool(np.isfinite(w).all()):
+        bad = decide.symbols[int(np.argmin(np.isfinite(w)))]
+        return NoDecision(NoReason.NOT_FINITE, f"the weight of {bad} is not finite")
+    forecast = answer.forecast
+    if forecast is not None and not all(
+        np.isfinite(one).all() for one in (forecast.mean, forecast.raw_mean, forecast.scale, forecast.interval_90)
+    ):
+        return NoDecision(NoReason.NOT_FINITE, "the forecast is not finite")
+    bought = float(np.maximum(w - limits.w0, 0.0).sum())
+    if violation(w, limits) <= CLIP_TOLERANCE and bought <= limits.turnover_left + CLIP_TOLERANCE:
+        return msgspec.structs.replace(answer, weights=tuple(w.tolist()), turnover=float(answer.turnover))
+    clipped = project(w, limits)
+    changed = np.flatnonzero(np.abs(clipped - w) > CLIP_TOLERANCE)
+    return msgspec.structs.replace(
+        answer,
+        weights=tuple(clipped.tolist()),
+        binding=(*answer.binding, *(f"clipped:{decide.symbols[int(i)]}" for i in changed)),
+        turnover=float(np.abs(clipped - limits.w0).sum()),
+    )
+
+
+def _load_strategy(spec: str) -> Strategy:
+    """Import ``module:Class`` and make one. Raises ValueError with one line."""
+    module, _, name = spec.partition(":")
+    try:
+        strategy: Strategy = getattr(import_module(module), name)()
+    except Exception as error:
+        raise ValueError(f"strategy = {spec!r} cannot be used: {one_line(error)}") from error
+    if not callable(getattr(strategy, "decide", None)):
+        raise ValueError(f"strategy = {spec!r} has no method decide(view, params)")
+    return strategy
+
+
+def bound_threads() -> None:
+    """Keep linear algebra and torch on one thread: reproducible to the last bit, and no stalls on small machines."""
+    if "threadpoolctl" in sys.modules:  # comes with the libraries that need bounding
+        sys.modules["threadpoolctl"].threadpool_limits(limits=1)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+
+
+def rss_bytes() -> int:
+    """Return this process's resident size in bytes, 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - read after every decision
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def serve(link: socket.socket) -> None:
+    """Answer messages until the daemon closes the socket."""
+    frames = Frames()
+    worker: InlineWorker | None = None
+    while data := link.recv(READ_BYTES):
+        for body in frames.feed(data):
+            message = TO_CHILD.decode(body)
+            if isinstance(message, WorkerConfig):
+                try:
+                    worker = InlineWorker(message, Clock().mono_ns)
+                except Exception as error:  # noqa: BLE001 - whatever a strategy's start raises ends this child with one line
+                    link.sendall(frame(Failed(one_line(error))))
+                    return
+                gc.collect()
+                gc.freeze()
+                link.sendall(frame(worker.ready))
+            elif worker is None:
+                return
+            elif isinstance(message, Reload):
+                link.sendall(frame(_reload(worker)))
+            elif isinstance(message, Seed):
+                worker.seed(message)
+            else:
+                link.sendall(_answer(worker.decide(message)))
+
+
+def _answer(decided: Decided) -> bytes:
+    """Return the answer as a message; one that holds what is no plain value is contained like any other fault."""
+    try:
+        return frame(Answer(decided, rss_bytes()))
+    except (TypeError, ValueError, OverflowError) as error:
+        refused = NoDecision(NoReason.STRATEGY_RAISED, f"the answer cannot be sent: {one_line(error)}")
+        return frame(Answer(msgspec.structs.replace(decided, result=refused), rss_bytes()))
+
+
+def _reload(worker: InlineWorker) -> Ready:
+    """Reload the model; one that cannot be used leaves the champion serving."""
+    try:
+        return worker.reload()
+    except Exception as error:  # noqa: BLE001 - a bad model must not end the worker that serves a good one
+        return msgspec.structs.replace(worker.ready, detail=one_line(error))
+
+
+def main(arguments: list[str]) -> int:
+    """Serve on the inherited socket ``arguments[0]``; end with the daemon, whatever happens to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the daemon's to handle
+    if sys.platform == "linux":  # elsewhere the closed socket ends us, once the strategy lets us look at it
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before we asked to follow it
+            return 1
+    os.dup2(2, 1)  # a strategy that prints must not write into the daemon's stdout
+    with socket.socket(fileno=int(arguments[0])) as link:
+        serve(link)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

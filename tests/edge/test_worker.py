@@ -1,0 +1,389 @@
+"""The worker on the real process: it answers, it is contained, it is replaced."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import pytest
+
+from daemon.domain.events import Decide, Decided, Event, Seed, WorkerDown, WorkerUp
+from daemon.domain.market import Bar, BarFlag
+from daemon.domain.signal import NoDecision, NoReason, Targets
+from daemon.edge.clock import Clock
+from daemon.edge.worker import Worker
+from daemon.edge.worker_child import InlineWorker
+from daemon.edge.worker_wire import Frames, Ready, WorkerConfig, frame
+from strategies.params import ForecastParams, OptimizerParams, StrategySetup
+
+SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT")
+BAR_NS = 3_600 * 10**9
+START_NS = 1_700_000_000 // 3_600 * BAR_NS
+BARS = 300
+PATIENCE_S = 60.0
+T = TypeVar("T")
+
+NAUGHTY = '''
+import time
+from daemon.domain.signal import Targets
+
+class Base:
+    def decide(self, view, params):
+        return Targets(symbols=view.symbols, weights=self.weights(view, params))
+
+class Steady(Base):
+    def weights(self, view, params):
+        return (float(params.get("weight", 0.1)),) * len(view.symbols)
+
+class Raises(Base):
+    def weights(self, view, params):
+        raise RuntimeError("no idea\\nat all")
+
+class Nan(Base):
+    def weights(self, view, params):
+        return (float("nan"),) * len(view.symbols)
+
+class Greedy(Base):
+    def weights(self, view, params):
+        return (5.0,) * len(view.symbols)
+
+class Short(Base):
+    def weights(self, view, params):
+        return (0.1,)
+
+class Hangs(Base):
+    def weights(self, view, params):
+        while True:
+            pass
+
+class Slow(Base):
+    def weights(self, view, params):
+        time.sleep(0.3)
+        return (view.bars[0, -1, 3] / 1e6,) * len(view.symbols)
+
+class Window(Base):
+    """Answers with what it saw, so a test can tell which bars arrived."""
+    def weights(self, view, params):
+        return tuple((view.bars[:, -2:, 3].sum(axis=1) / 1e6).tolist())
+
+class Broken:
+    def __init__(self):
+        raise RuntimeError("cannot start")
+'''
+
+
+def setup(**changes: object) -> StrategySetup:
+    """A set-up on the ewma baseline, believed as it is."""
+    base = StrategySetup(
+        forecast=ForecastParams(model="ewma", shrink="none"),
+        optimizer=OptimizerParams(),
+        symbols=SYMBOLS,
+        bar_ns=BAR_NS,
+    )
+    return msgspec.structs.replace(base, **changes)
+
+
+def config(strategy: str = "naughty:Steady", **changes: object) -> WorkerConfig:
+    """A worker that keeps few bars and restarts quickly."""
+    base = WorkerConfig(setup=setup(), strategy=strategy, buffer_bars=256, backoff_ns_max=10**8)
+    return msgspec.structs.replace(base, **changes)
+
+
+def seed(seed_number: int = 1) -> Seed:
+    """Correlated random walks and a year of daily closes."""
+    rng = np.random.default_rng(seed_number)
+    steps = rng.normal(2e-4, 0.006, (len(SYMBOLS), BARS)) + rng.normal(0, 0.004, BARS)
+    closes = 100.0 * np.exp(np.cumsum(steps, axis=1))
+    close_ns = START_NS + BAR_NS * np.arange(1, BARS + 1)
+    rows = []
+    for one in closes:
+        opens = np.concatenate([[100.0], one[:-1]])
+        table = np.stack(
+            [close_ns, opens, np.maximum(opens, one), np.minimum(opens, one), one, np.full(BARS, 7.0)], axis=1
+        )
+        rows.append(table.astype(np.float64).tobytes())
+    daily = 100.0 * np.exp(np.cumsum(rng.normal(0, 0.03, (len(SYMBOLS), 365)), axis=1))
+    return Seed(symbols=SYMBOLS, rows=tuple(rows), daily=tuple(one.tobytes() for one in daily), bar_ns=BAR_NS)
+
+
+def bars(at: int, price: float = 100.0) -> tuple[Bar, ...]:
+    """One bar per symbol, the `at`-th after the seed (from 1)."""
+    close_ns = START_NS + BAR_NS * (BARS + at)
+    return tuple(
+        Bar(
+            symbol=symbol, open_ns=close_ns - BAR_NS, close_ns=close_ns, open=price, high=price, low=price, close=price,
+            lots=10**8, trades=3, first_id=1, last_id=3, flag=BarFlag.LIVE,
+        )
+        for symbol in SYMBOLS
+    )  # fmt: skip
+
+
+def ask(seq: int, *, clock: Clock | None = None, seconds: float = PATIENCE_S, price: float = 100.0) -> Decide:
+    """The `seq`-th decision after the seed."""
+    close_ns = START_NS + BAR_NS * (BARS + seq)
+    now = clock.now_ns() if clock is not None else close_ns
+    return Decide(
+        seq=seq,
+        ts_ns=close_ns,
+        bar_ns=BAR_NS,
+        close_ns=close_ns,
+        symbols=SYMBOLS,
+        bars=bars(seq, price),
+        weights=(0.1, 0.0, 0.2, 0.0),
+        frozen=(False,) * 4,
+        caps=(0.3,) * 4,
+        equity=1e5,
+        cash_weight=0.7,
+        turnover_left=0.5,
+        deadline_ns=now + int(seconds * 1e9),
+    )
+
+
+@pytest.fixture
+def naughty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module of misbehaving strategies, importable here and in the child."""
+    (tmp_path / "naughty.py").write_text(NAUGHTY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+class Running:
+    """A worker under test and the events it emitted."""
+
+    def __init__(self, configured: WorkerConfig) -> None:
+        self.clock = Clock()
+        self.events: list[Event] = []
+        self.worker = Worker(self.events.append, self.clock, configured)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Poll until `condition` holds."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    def of(self, kind: type[T]) -> list[T]:
+        """Events of one kind."""
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def ups(self, count: int) -> None:
+        """Wait for the count-th WorkerUp and seed the child."""
+        await self.until(lambda: len(self.of(WorkerUp)) >= count)
+        self.worker.seed(seed())
+
+    async def answer(self, decide: Decide) -> Decided:
+        """Ask and wait for the answer to this very view."""
+        self.worker.decide(decide)
+        await self.until(lambda: any(one.seq == decide.seq for one in self.of(Decided)))
+        return next(one for one in self.of(Decided) if one.seq == decide.seq)
+
+
+@asynccontextmanager
+async def running(configured: WorkerConfig) -> AsyncIterator[Running]:
+    """Run a worker, ready and seeded, and leave no process behind."""
+    test = Running(configured)
+    task = asyncio.create_task(test.worker.run())
+    try:
+        await test.ups(1)
+        yield test
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    assert test.worker.pid == 0
+
+
+def reason(decided: Decided) -> NoReason:
+    """Why there was no decision."""
+    assert isinstance(decided.result, NoDecision), decided
+    assert "\n" not in decided.result.detail
+    return decided.result.reason
+
+
+def weights(decided: Decided) -> tuple[float, ...]:
+    """The weights decided on."""
+    assert isinstance(decided.result, Targets), decided
+    return decided.result.weights
+
+
+async def test_reference_strategy_equals_inline_worker() -> None:
+    """The process and the inline worker give the same forecasts and weights for the same events."""
+    configured = config("strategies.forecast_optimise:ForecastOptimise")
+    inline = InlineWorker(configured)
+    inline.seed(seed())
+    async with running(configured) as test:
+        assert test.of(WorkerUp)[0].model == inline.ready.model == "ewma"
+        for seq in (1, 2, 3):
+            decided = await test.answer(ask(seq, clock=test.clock, price=100.0 + seq))
+            expected = inline.decide(ask(seq, price=100.0 + seq))
+            assert isinstance(decided.result, Targets)
+            assert isinstance(expected.result, Targets)
+            assert decided.result == expected.result
+            assert decided.result.rung == "warm"
+            assert decided.forecast_ns > 0
+            assert decided.solve_ns > 0
+            assert expected.forecast_ns == 0
+        assert 0 < test.worker.rss_bytes < 600 * 2**20
+
+
+async def test_killed_child_is_replaced(naughty: None) -> None:
+    """SIGKILL between and during decisions: WorkerDown, a new child, a new WorkerUp, and every request answered."""
+    async with running(config("naughty:Slow")) as test:
+        await test.answer(ask(1, clock=test.clock))
+        test.worker.decide(ask(2, clock=test.clock))
+        victim = test.worker.pid
+        assert victim > 1
+        os.kill(victim, signal.SIGKILL)
+        await test.ups(2)
+
+        assert reason(test.of(Decided)[1]) is NoReason.WORKER_DOWN
+        assert "-9" in test.of(WorkerDown)[0].detail
+        assert isinstance((await test.answer(ask(1, clock=test.clock))).result, Targets)
+        assert test.worker.starts == 2
+
+
+async def test_hanging_strategy_misses_its_deadline(naughty: None) -> None:
+    """A strategy that loops is killed at the deadline; the answer says so and comes before WorkerDown."""
+    async with running(config("naughty:Hangs")) as test:
+        first = test.worker.pid
+        assert first > 1
+        decided = await test.answer(ask(1, clock=test.clock, seconds=0.3))
+        assert reason(decided) is NoReason.DEADLINE
+        test.worker.decide(ask(2, clock=test.clock))
+        await test.until(lambda: len(test.of(Decided)) == 2)
+        assert reason(test.of(Decided)[1]) is NoReason.WORKER_DOWN
+        await test.ups(2)
+
+        assert [type(event) for event in test.events[:4]] == [WorkerUp, Decided, Decided, WorkerDown]
+        with pytest.raises(ProcessLookupError):
+            os.kill(first, 0)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [("Raises", NoReason.STRATEGY_RAISED), ("Nan", NoReason.NOT_FINITE), ("Short", NoReason.STRATEGY_RAISED)],
+)
+async def test_bad_answers_are_contained(naughty: None, strategy: str, expected: NoReason) -> None:
+    """What raises, is not finite or has the wrong shape is one line, and the child lives on."""
+    async with running(config(f"naughty:{strategy}")) as test:
+        for seq in (1, 2):
+            assert reason(await test.answer(ask(seq, clock=test.clock))) is expected
+        assert test.worker.starts == 1
+
+
+async def test_newest_view_wins(naughty: None) -> None:
+    """While one decision runs only the newest waits; it carries the bars of those it replaced, and all are answered."""
+    async with running(config("naughty:Slow")) as test:
+        for seq in (1, 2, 3, 4):
+            test.worker.decide(ask(seq, clock=test.clock, price=1000.0 * seq))
+        await test.until(lambda: len(test.of(Decided)) == 4)
+        decided = {one.seq: one for one in test.of(Decided)}
+
+        assert {reason(decided[seq]) for seq in (2, 3)} == {NoReason.DEADLINE}
+        assert test.worker.superseded == 2
+        assert weights(decided[1]) == pytest.approx((0.001,) * 4)
+        assert weights(decided[4]) == pytest.approx((0.004,) * 4)
+
+
+async def test_growing_child_is_replaced_between_decisions(naughty: None) -> None:
+    """Beyond its resident size a child answers and is then replaced."""
+    async with running(config(rss_bytes_max=1)) as test:
+        assert weights(await test.answer(ask(1, clock=test.clock))) == (0.1,) * 4
+        await test.ups(2)
+
+        assert "grew" in test.of(WorkerDown)[0].detail
+
+
+async def test_reload_announces_the_model() -> None:
+    """A reload answers with another WorkerUp from the same child."""
+    async with running(config("strategies.forecast_optimise:ForecastOptimise")) as test:
+        test.worker.reload_model()
+        await test.ups(2)
+        assert test.worker.starts == 1
+        assert not test.of(WorkerDown)
+
+
+async def test_no_model_is_a_normal_answer(tmp_path: Path) -> None:
+    """Without a model the worker is up, says so, and decides nothing."""
+    nowhere = setup(forecast=ForecastParams(model="lstm"), models_dir=str(tmp_path))
+    async with running(config("strategies.forecast_optimise:ForecastOptimise", setup=nowhere)) as test:
+        assert test.of(WorkerUp)[0].model == ""
+        assert reason(await test.answer(ask(1, clock=test.clock))) is NoReason.NO_MODEL
+
+
+@pytest.mark.parametrize("spec", ["naughty:Broken", "nowhere:Nothing", "naughty:Missing"])
+async def test_unusable_strategy_is_reported_and_retried(naughty: None, spec: str) -> None:
+    """A strategy that cannot start is a WorkerDown with one line, again and again with pauses."""
+    test = Running(config(spec))
+    task = asyncio.create_task(test.worker.run())
+    await test.until(lambda: bool(test.of(WorkerDown)))
+    test.worker.decide(ask(1, clock=test.clock))
+    await test.until(lambda: bool(test.of(Decided)))
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    assert spec in test.of(WorkerDown)[0].detail
+    assert not test.of(WorkerUp)
+    assert reason(test.of(Decided)[0]) is NoReason.WORKER_DOWN
+
+
+# ------------------------------------------------------------- the same code without the process
+
+
+def test_weights_beyond_limits_are_clipped(naughty: None) -> None:
+    """Greedy weights end inside cap, budget and turnover, and the clipped assets are named."""
+    inline = InlineWorker(config("naughty:Greedy"))
+    inline.seed(seed())
+    decided = inline.decide(ask(1))
+    w = np.array(weights(decided))
+
+    assert isinstance(decided.result, Targets)
+    assert "clipped:BTC/USDT" in decided.result.binding
+    assert (w <= 0.3).all()
+    assert np.maximum(w - (0.1, 0.0, 0.2, 0.0), 0).sum() <= 0.5 + 1e-9
+
+
+def test_unseeded_or_misaligned_worker_does_not_decide(naughty: None) -> None:
+    """Before a seed, for other symbols, or when the buffers end at another close there is no decision."""
+    inline = InlineWorker(config())
+    assert reason(inline.decide(ask(1))) is NoReason.NOT_READY
+    inline.seed(seed())
+    assert reason(inline.decide(msgspec.structs.replace(ask(1), bars=()))) is NoReason.NOT_READY
+    other = msgspec.structs.replace(ask(1), symbols=SYMBOLS[::-1])
+    assert reason(inline.decide(other)) is NoReason.NOT_READY
+
+
+def test_missing_bars_become_empty_ones(naughty: None) -> None:
+    """A symbol without a bar, and whole closes nobody sent, repeat the last close."""
+    inline = InlineWorker(config("naughty:Window"))
+    inline.seed(seed())
+    inline.decide(ask(1, price=1000.0))
+    only_btc = msgspec.structs.replace(ask(2, price=3000.0), bars=bars(2, 3000.0)[:1])
+    assert weights(inline.decide(only_btc)) == pytest.approx((0.004, 0.002, 0.002, 0.002))
+    skipped = ask(5, price=5000.0)
+    assert weights(inline.decide(skipped)) == pytest.approx((0.008, 0.006, 0.006, 0.006))
+
+
+def test_repeated_bars_change_nothing(naughty: None) -> None:
+    """Closed bars are immutable: a bar that comes twice is ignored."""
+    inline = InlineWorker(config("naughty:Window"))
+    inline.seed(seed())
+    inline.decide(ask(1, price=1000.0))
+    again = msgspec.structs.replace(ask(2, price=2000.0), bars=(*bars(1, 9.0), *bars(2, 2000.0)))
+    assert weights(inline.decide(again)) == pytest.approx((0.003,) * 4)
+
+
+def test_frames_survive_any_cut() -> None:
+    """Messages come out whole however the bytes are cut; an absurd length is refused."""
+    message = Ready("m", 1, "")
+    stream = frame(message) * 3
+    frames = Frames()
+    bodies = [body for i in range(len(stream)) for body in frames.feed(stream[i : i + 1])]
+
+    assert len(bodies) == 3
+    with pytest.raises(ValueError, match="message of"):
+        frames.feed(b"\xff\xff\xff\xff")
