@@ -1,1 +1,1 @@
-"""The simulated exchange: a loopback server in Binance's protocol with books of its own."""
+"""The simulated exchange: an HTTP and websocket server in Binance's protocol, with markets and books of its own."""

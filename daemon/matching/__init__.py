@@ -1,1 +1,1 @@
-"""The one matching model: fees, spread, latency, partial fills and impact, as pure functions."""
+"""The one matching model: pure rules shared by paper trading, the backtest and the simulated exchange."""
