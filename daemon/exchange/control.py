@@ -10,6 +10,7 @@ from daemon.exchange.errors import ApiError
 from daemon.exchange.faults import FaultRule
 from daemon.exchange.requests import Incoming
 from daemon.exchange.rest_account import ticket_of
+from daemon.exchange.universe import SymbolSpec
 
 if TYPE_CHECKING:
     from daemon.exchange.server import SimulatedExchange
@@ -37,6 +38,8 @@ class Control:
             ("POST", "/sim/crash"): self._crash,
             ("POST", "/sim/status"): self._status,
             ("POST", "/sim/fee"): self._fee,
+            ("POST", "/sim/rules"): self._rules,
+            ("POST", "/sim/push"): self._push,
             ("POST", "/sim/disconnect"): self._disconnect,
             ("POST", "/sim/terminate"): self._terminate,
         }
@@ -120,8 +123,23 @@ class Control:
         return {}
 
     def _fee(self, body: dict[str, Any], _params: dict[str, str]) -> Any:
-        self._exchange.venue.desk.fee_rate = Decimal(str(body["rate"]))
+        desk = self._exchange.venue.desk
+        desk.fee_rate = Decimal(str(body.get("rate", desk.fee_rate)))
+        if "asset" in body:
+            desk.fee_asset = (str(body["asset"]), Decimal(str(body["price"]))) if body["asset"] else None
         return {}
+
+    def _rules(self, body: dict[str, Any], _params: dict[str, str]) -> Any:
+        desk = self._exchange.venue.desk
+        index = self._exchange.venue.symbol({"symbol": str(body.pop("symbol"))})
+        changed = msgspec.to_builtins(desk.rules[index]) | body
+        desk.rules[index] = msgspec.convert(changed, SymbolSpec)
+        return {}
+
+    def _push(self, body: dict[str, Any], _params: dict[str, str]) -> Any:
+        frame = body["frame"]
+        raw = frame.encode() if isinstance(frame, str) else msgspec.json.encode(frame)
+        return {"pushed": self._exchange.push(str(body.get("kind", "all")), raw)}
 
     def _disconnect(self, body: dict[str, Any], _params: dict[str, str]) -> Any:
         return {"closed": self._exchange.disconnect(str(body.get("kind", "all")), int(body.get("code", 0)))}

@@ -37,6 +37,10 @@ class Desk:
 
     Attributes
     ----------
+    specs, rules
+        The symbols as the market counts them, and the rules that orders are held to (a test may change these).
+    fee_asset
+        None, or (asset, its price in quote): commissions are then taken from its balance while it lasts.
     status
         Trading status of each symbol, "TRADING" unless a test changed it.
     reports
@@ -51,9 +55,11 @@ class Desk:
         self._market = market
         self._ladder = ladder
         self._books = books
-        self.specs: list[SymbolSpec] = list(market.specs)
+        self.specs = market.specs
+        self.rules: list[SymbolSpec] = list(market.specs)
         self.status = ["TRADING"] * len(market.specs)
         self.fee_rate = config.fee_rate
+        self.fee_asset: tuple[str, Decimal] | None = None
         self.reports: list[Callable[[Report], None]] = []
         self.balance_changes: list[Callable[[set[str]], None]] = []
         self._by_id: dict[tuple[int, int], Order] = {}
@@ -79,7 +85,7 @@ class Desk:
             raise errors.rejected(errors.MARKET_CLOSED)
         last = self._market.last[index]
         reference = last.price * self.specs[index].tick if last else Decimal(repr(self.specs[index].price))
-        check_filters(self.specs[index], ticket, reference, len(self._resting[index]))
+        check_filters(self.rules[index], ticket, reference, len(self._resting[index]))
         known = self._by_client.get((index, ticket.client_id))
         if known is not None and known.is_open:
             raise errors.rejected(errors.DUPLICATE)
@@ -164,7 +170,7 @@ class Desk:
 
     def _fill(self, order: Order, match: Match, *, maker: bool) -> None:
         spec, now = self.specs[order.index], self._market.now_ms
-        amount, kind = fee(order.side.lower(), match.price, match.qty, self.fee_rate)
+        amount, asset = self._commission(order, spec, match)
         self._executions += 1
         fill = Fill(
             symbol=order.symbol,
@@ -175,7 +181,7 @@ class Desk:
             price=match.price,
             qty=match.qty,
             commission=amount,
-            commission_asset=spec.base if kind == "base" else spec.quote,
+            commission_asset=asset,
             base=spec.base,
             quote=spec.quote,
             time_ms=now,
@@ -192,6 +198,15 @@ class Desk:
             order.working = False
             self._books.release(order, order.locked, now)
         self._report("TRADE", order, fill)
+
+    def _commission(self, order: Order, spec: SymbolSpec, match: Match) -> tuple[Decimal, str]:
+        amount, kind = fee(order.side.lower(), match.price, match.qty, self.fee_rate)
+        if self.fee_asset is not None:
+            asset, price = self.fee_asset
+            third = fee("buy", price, match.price * match.qty / price, self.fee_rate)[0]
+            if self._books.balance(asset).free >= third:
+                return third, asset
+        return amount, spec.base if kind == "base" else spec.quote
 
     def _end(self, order: Order, status: str, client_id: str) -> None:
         now = self._market.now_ms

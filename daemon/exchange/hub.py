@@ -76,7 +76,7 @@ class Hub:
         """Follow the venue's trades."""
         self._venue = venue
         self._streams: dict[str, set[Listener]] = {}
-        self._bars: dict[tuple[int, str], _LiveBar] = {}
+        self._bars: dict[int, dict[str, _LiveBar]] = {}
         self._agg: dict[int, tuple[int, int]] = {}  # symbol -> (first trade id, lots so far) of the open aggregate
         self._books: dict[int, tuple[int, dict[str, str], dict[str, str]]] = {}
         self._names = [spec.name.lower() for spec in venue.desk.specs]
@@ -94,8 +94,8 @@ class Hub:
             return
         symbol, _, kind = name.partition("@")
         index = self._venue.market.index[symbol.upper()]
-        if kind.startswith("kline_") and (index, kind[6:]) not in self._bars:
-            self._bars[index, kind[6:]] = self._bar(index, kind[6:])
+        if kind.startswith("kline_") and kind[6:] not in self._bars.setdefault(index, {}):
+            self._bars[index][kind[6:]] = self._bar(index, kind[6:])
         if kind in {"depth", "depth@100ms"} and index not in self._books:
             self._books[index] = self._snapshot(index)
 
@@ -112,7 +112,7 @@ class Hub:
         symbol, _, kind = name.partition("@")
         index = self._venue.market.index.get(symbol.upper(), -1)
         if kind.startswith("kline_"):
-            self._bars.pop((index, kind[6:]), None)
+            self._bars.get(index, {}).pop(kind[6:], None)
         elif kind in {"depth", "depth@100ms"} and not self._streams.keys() & {
             f"{symbol}@depth",
             f"{symbol}@depth@100ms",
@@ -168,10 +168,9 @@ class Hub:
                 self._send(symbol + "@bookTicker", event)
         else:
             self._agg[trade.symbol] = (first, lots + trade.qty)
-        for (index, interval), bar in self._bars.items():
-            if index == trade.symbol:
-                self._roll(index, interval, bar, trade.time_ms)
-                bar.add(trade)
+        for interval, bar in self._bars.get(trade.symbol, {}).items():
+            self._roll(trade.symbol, interval, bar, trade.time_ms)
+            bar.add(trade)
 
     # ------------------------------------------------------------------ candles
 
@@ -220,12 +219,13 @@ class Hub:
         """Send what time alone causes: candles each second and at their ends, books each 100 ms."""
         if not self._streams:
             return
-        for (index, interval), bar in self._bars.items():
-            self._roll(index, interval, bar, now_ms)
-        if now_ms - self._kline_at >= _KLINE_MS:
+        due = now_ms - self._kline_at >= _KLINE_MS
+        if due:
             self._kline_at = now_ms
-            for (index, interval), bar in self._bars.items():
-                if bar.dirty:
+        for index, running in self._bars.items():
+            for interval, bar in running.items():
+                self._roll(index, interval, bar, now_ms)
+                if due and bar.dirty:
                     self._send_bar(index, interval, bar, closed=False)
         if now_ms - self._depth_at >= _DEPTH_MS:
             self._depth_at = now_ms
@@ -234,7 +234,7 @@ class Hub:
 
     def _snapshot(self, index: int) -> tuple[int, dict[str, str], dict[str, str]]:
         bids, asks = self._venue.book(index, _DIFF_DEPTH)
-        return self._venue.ladder.update_id(index), dict(tuple(b) for b in bids), dict(tuple(a) for a in asks)
+        return self._venue.ladder.update_id(index), {b[0]: b[1] for b in bids}, {a[0]: a[1] for a in asks}
 
     def _send_depth(self, name: str, now_ms: int) -> None:
         symbol, _, kind = name.partition("@")

@@ -73,8 +73,8 @@ class RandomSource:
         self._jumps: list[tuple[int, int, float]] = []
         self._extend(self.history_seconds // self.block_seconds - 1)
         offset = np.log(np.array([spec.price for spec in specs])) - self._paths[-1][-1]
-        for path in self._paths:
-            path += offset
+        for block, path in enumerate(self._paths):
+            self._paths[block] = path + offset
 
     @property
     def gain(self) -> float:

@@ -4,6 +4,7 @@ The trades of a candle open at its open, touch its high and low, end at its clos
 is missing in the file, or has no volume, is an outage: no trades. After the last candle the market stays silent.
 """
 
+import math
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -146,9 +147,9 @@ class ReplaySource:
         time_ms = block * size * 1000 + np.minimum(key * 1000, second * 1000 + 999).astype(np.int64)
         bar = second // min(self._bar_s, size)
         first = block * size // self._bar_s
-        price = self._prices(rng, bar, self._candles(first, bar, symbol))
-        factor = float(np.prod([jump for i, k, jump in self._jumps if i == symbol and block > k]))
-        price = np.maximum(1, np.rint(price * 10.0**spec.price_decimals * factor)).astype(np.int64)
+        factor = math.prod(jump for i, k, jump in self._jumps if i == symbol and block > k)
+        values = self._prices(bar, self._candles(first, bar, symbol)) * (10.0**spec.price_decimals * factor)
+        price = np.maximum(1, np.rint(values)).astype(np.int64)
         lots = self._lots(first, int(bar[-1]) + 1 if count else 1)[:, symbol]
         sold = rng.random(count) >= 0.5
         spread = np.maximum(1, np.rint(price * self._config.spread_bps / 1e4)).astype(np.int64)
@@ -159,7 +160,7 @@ class ReplaySource:
             start=block * size,
             first=np.concatenate(([0], np.cumsum(n_agg + extra))).astype(np.int64),
             time_ms=time_ms[agg],
-            price=np.where(sold, bid, bid + spread)[agg] if factor != 1 else price[agg],
+            price=price[agg],
             qty=self._quantities(rng, bar[agg], lots),
             sold=sold[agg],
             agg=agg,
@@ -176,7 +177,7 @@ class ReplaySource:
         return self.candles[first + bar, symbol, :4]
 
     @staticmethod
-    def _prices(rng: np.random.Generator, bar: Ints, candle: Floats) -> Floats:
+    def _prices(bar: Ints, candle: Floats) -> Floats:
         """Lead the price of each candle's aggregates from its open over both extremes to its close."""
         count = len(bar)
         if count == 0:
@@ -191,7 +192,7 @@ class ReplaySource:
         a = np.maximum(1, last // 3)
         b = np.maximum(a + 1, 2 * last // 3)
         end = np.maximum(last, 1)
-        out = np.where(
+        out: Floats = np.where(
             inside <= a,
             candle[:, 0] + (one - candle[:, 0]) * inside / a,
             np.where(
@@ -213,7 +214,7 @@ class ReplaySource:
         weights = rng.exponential(1.0, count)
         share = weights / np.repeat(np.add.reduceat(weights, starts), lengths)
         spare = np.repeat(lots[bar[starts]] - lengths, lengths)
-        qty = 1 + np.floor(share * spare).astype(np.int64)
+        qty: Ints = 1 + np.floor(share * spare).astype(np.int64)
         rest = lots[bar[starts]] - np.add.reduceat(qty, starts)
         qty[starts + lengths - 1] += rest
         return qty

@@ -138,7 +138,7 @@ def _fill(fill: Fill) -> dict[str, Any]:
 
 
 def _placed(order: Order, kind: str) -> dict[str, Any]:
-    ack = {
+    ack: dict[str, Any] = {
         "symbol": order.symbol,
         "orderId": order.order_id,
         "orderListId": -1,
@@ -174,7 +174,7 @@ def place(venue: Venue, params: Params, caller: Caller) -> Any:
     return _placed(order, params.get("newOrderRespType", default).upper())
 
 
-def test_place(venue: Venue, params: Params, _caller: Caller) -> Any:
+def check_only(venue: Venue, params: Params, _caller: Caller) -> Any:
     """Check an order without placing it."""
     venue.desk.check(ticket_of(venue, params))
     return {}
@@ -351,7 +351,7 @@ ACCOUNT_ROUTES: Final[dict[tuple[str, str], Callable[[Venue, Params, Caller], An
     ("POST", "/api/v3/order"): place,
     ("GET", "/api/v3/order"): query,
     ("DELETE", "/api/v3/order"): cancel,
-    ("POST", "/api/v3/order/test"): test_place,
+    ("POST", "/api/v3/order/test"): check_only,
     ("GET", "/api/v3/openOrders"): open_orders,
     ("DELETE", "/api/v3/openOrders"): cancel_all,
     ("GET", "/api/v3/allOrders"): all_orders,

@@ -8,6 +8,7 @@ from daemon.exchange.config import INTERVALS
 from daemon.exchange.errors import ApiError
 from daemon.exchange.filters import filters_of
 from daemon.exchange.market import AggTrade, Trade
+from daemon.exchange.tape import Ints
 from daemon.exchange.text import fixed
 from daemon.exchange.universe import SymbolSpec, padding_names
 from daemon.exchange.venue import Venue
@@ -83,7 +84,7 @@ def _symbol_info(spec: SymbolSpec, status: str) -> dict[str, Any]:
 
 def exchange_info(venue: Venue, params: Params) -> Any:
     """Answer the rules of all symbols, or of ``symbol`` or ``symbols``."""
-    specs = venue.desk.specs
+    specs = venue.desk.rules
     if "symbol" in params:
         chosen = [specs[venue.symbol(params)]]
     elif "symbols" in params:
@@ -117,7 +118,7 @@ def _rate(kind: str, interval: str, number: int, limit: int) -> dict[str, Any]:
     return {"rateLimitType": kind, "interval": interval, "intervalNum": number, "limit": limit}
 
 
-def klines_of(spec: SymbolSpec, rows: bars.Ints, interval: str) -> list[list[Any]]:
+def klines_of(spec: SymbolSpec, rows: Ints, interval: str) -> list[list[Any]]:
     """Write candle rows as Binance does: times ms, numbers as text."""
     p, q = spec.price_decimals, spec.qty_decimals
     return [

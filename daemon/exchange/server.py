@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from daemon.exchange.books import Books
+from daemon.exchange.clients import Connection
 from daemon.exchange.clock import Clock, ManualClock, wall_clock
 from daemon.exchange.config import SimConfig
 from daemon.exchange.control import Control
@@ -137,13 +138,23 @@ class SimulatedExchange:
 
     def disconnect(self, kind: str, code: int) -> int:
         """Cut the websockets of a kind ("market", "user" or "all"): reset when code is 0, else close; return how many."""
-        chosen = [*(self.sockets.market if kind != "user" else ()), *(self.sockets.api if kind != "market" else ())]
+        chosen = self._connections(kind)
         for connection in chosen:
             if code:
                 connection.close(code)
             else:
                 connection.abort()
         return len(chosen)
+
+    def push(self, kind: str, frame: bytes) -> int:
+        """Send a frame as it is to the websockets of a kind, e.g. a serverShutdown event; return how many."""
+        chosen = self._connections(kind)
+        for connection in chosen:
+            connection.push(frame, "pushed")
+        return len(chosen)
+
+    def _connections(self, kind: str) -> list[Connection]:
+        return [*(self.sockets.market if kind != "user" else ()), *(self.sockets.api if kind != "market" else ())]
 
     # ------------------------------------------------------------------ truth
 
@@ -207,11 +218,11 @@ class SimulatedExchange:
         if rule is not None:
             if rule.action is Action.DELAY:
                 await asyncio.sleep(rule.seconds)
-            elif rule.action is Action.DROP:
-                await self._hang(request)
             elif rule.action is Action.ERROR:
                 return web.Response(status=rule.status or 503)
             else:
+                if rule.action is Action.DROP:
+                    await self._hang(request)
                 _abort(request)
                 return web.Response()
         if not self.sockets.admit():

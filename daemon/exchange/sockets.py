@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from aiohttp import WSMessage, WSMsgType, web
+from aiohttp import WSMsgType, web
 
 from daemon.exchange import auth, errors
 from daemon.exchange.clients import Connection
@@ -103,7 +103,6 @@ class Sockets:
         recent: deque[float] = deque()
         try:
             async for message in connection.socket:
-                assert isinstance(message, WSMessage)
                 recent.append(loop.time())
                 while recent[0] < loop.time() - 1.0:
                     recent.popleft()
@@ -190,6 +189,8 @@ class Sockets:
                 return {}
             case "session.subscriptions":
                 return [{"subscriptionId": number} for number in self._users.subscriptions(connection)]
+            case _:
+                pass
         route = _API_METHODS.get(method)
         if route is None:
             raise ApiError(-1000, f"Method {method!r} is not supported by the simulated exchange.")
