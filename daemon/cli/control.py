@@ -31,11 +31,13 @@ def resume(
 ) -> None:
     """Lift pause and latched halts."""
     settings = settings_from(config)
-    latch = settings.state_path / "KILL"
+    from daemon.edge.latch import KillLatch
+
+    latch = KillLatch(settings.state_path)
     if clear_kill:
-        latch.unlink(missing_ok=True)
-    elif latch.exists():
-        raise Unsafe(f"{latch} exists: a kill was asked for; look why, then `ballast resume --clear-kill`")
+        latch.lift()
+    elif latch.is_set():
+        raise Unsafe(f"{latch.path} exists ({latch.detail()}); look why, then `ballast resume --clear-kill`")
     from daemon.cli.client import call
 
     try:

@@ -48,16 +48,19 @@ def simulate(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on 127.0.0.1; 0 = any free one.")] = 18_080,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the market.")] = 1,
     data: Annotated[Path | None, typer.Option(metavar="DIR", help="Replay the candles in this folder.")] = None,
+    symbols: Annotated[int, typer.Option(min=1, max=500, help="How many markets are alive.")] = 8,
     json: Json = False,
 ) -> None:
     """Run the simulated exchange alone, on loopback, until Ctrl-C."""
     if data is not None and not data.is_dir():
         raise UsageError(f"--data {data}: no such folder; give one with <BASE>_<QUOTE>-<timeframe> files")
     from daemon.cli.simulation import serve
+    from daemon.exchange.config import SimConfig
     from daemon.outlets import logs
 
     logs.setup(style="auto", level="info")
-    raise typer.Exit(serve(port=port, seed=seed, data="" if data is None else str(data), as_json=json))
+    config = SimConfig(seed=seed, symbols=symbols, data_dir="" if data is None else str(data))
+    raise typer.Exit(serve(port=port, config=config, as_json=json))
 
 
 def replay(
@@ -65,7 +68,6 @@ def replay(
     decisions: Annotated[Decisions, typer.Option(help="Take decisions from the record or compute them again.")] = (
         Decisions.RECORDED
     ),
-    config: Config = None,
     json: Json = False,
 ) -> None:
     """Re-run recorded events through the same engine and compare every effect; exit 3 on a difference."""
@@ -73,7 +75,7 @@ def replay(
         raise UsageError(f"{journal}: no such journal; give <state_dir>/<mode>/journal or one of its segments")
     from daemon.cli.replaying import replay_journal
 
-    result = replay_journal(journal, settings_from(config), decisions.value)
+    result = replay_journal(journal, decisions.value)
     if json:
         print_json(result)
     else:

@@ -4,9 +4,7 @@ It holds no state and reaches nothing: everything comes through a ``Reader``, co
 ``kill`` does something itself: it makes the latch first, since no engine may stand between an operator and a kill.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol, cast
 
@@ -17,13 +15,12 @@ from fastapi.responses import Response
 from daemon.domain.events import Action
 from daemon.outlets import logs
 from daemon.outlets.listener import App, Guard, Listener, Tokens, write_private
+from daemon.outlets.times import jsonable
 from daemon.settings_values import is_loopback, split_listen
 
 ROWS_MAX: Final = 1_000
 ADDRESS_FILE: Final = "api.address"
 LATCH_FILE: Final = "KILL"
-_TIME_NS_MIN: Final = 10**17
-"""``…_ns`` integers above this are instants and get an ISO twin; smaller ones are durations."""
 
 Limit = Annotated[int, Query(ge=1, le=ROWS_MAX)]
 
@@ -93,31 +90,6 @@ class Reader(Protocol):
 
 Submit = Callable[[Action, str], str]
 """Enqueue an operator's command (action, source) as an event and return its id."""
-
-
-def jsonable(value: object) -> Any:
-    """Return plain JSON values: money as strings, non-finite ratios as null, every instant ``…_ns`` with an ISO twin."""
-    return _twins(msgspec.to_builtins(value, str_keys=True))
-
-
-def _twins(value: Any) -> Any:
-    if isinstance(value, dict):
-        out: dict[str, Any] = {}
-        for key, item in cast("dict[str, Any]", value).items():
-            out[key] = _twins(item)
-            if key.endswith("_ns") and isinstance(item, int) and item > _TIME_NS_MIN:
-                out[f"{key[:-3]}_iso"] = iso(item)
-        return out
-    if isinstance(value, list | tuple):
-        return [_twins(item) for item in cast("Sequence[Any]", value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def iso(ns: int) -> str:
-    """Return a time in ns UTC as ISO 8601 with milliseconds."""
-    return datetime.fromtimestamp(ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -32,13 +32,19 @@ _BLOCK_MAGIC: Final = b"BLK1"
 
 
 class Header(msgspec.Struct, frozen=True, tag="header"):
-    """First record of a segment: which run, which code, which configuration (redacted JSON)."""
+    """First record of a segment: which run, which code, which configuration.
+
+    ``config_json`` is the redacted configuration, ``engine_json`` and ``worker_json`` what engine and worker were told:
+    enough to build both again. ``start_ns`` (UTC) names the run.
+    """
 
     start_ns: int
-    segment: int
-    code_version: str
-    config_hash: str
-    config_json: str
+    code_version: str = ""
+    config_hash: str = ""
+    config_json: str = "{}"
+    engine_json: str = ""
+    worker_json: str = ""
+    segment: int = 0
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
@@ -81,10 +87,8 @@ class Journal:
         Where segments of all runs lie; created when missing.
     max_bytes
         Bound on all segments together; the oldest go first, the open one never.
-    start_ns
-        Start of the run in ns UTC; names its segments.
-    code_version, config_hash, config_json
-        What the header says.
+    header
+        What every segment begins with; its ``start_ns`` names the segments, ``segment`` is filled in.
     segment_bytes
         Size at which the next segment begins; never more than a quarter of ``max_bytes``.
     """
@@ -94,17 +98,14 @@ class Journal:
         folder: Path,
         max_bytes: int,
         *,
-        start_ns: int,
-        code_version: str = "",
-        config_hash: str = "",
-        config_json: str = "",
+        header: Header,
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._max_bytes = max_bytes
         self._segment_bytes = max(4096, min(segment_bytes, max_bytes // 4))
-        self._about = (start_ns, code_version, config_hash, config_json)
+        self._header = header
         self._pending: list[object] = []
         self._append = self._pending.append
         self._kept = [(path, path.stat().st_size) for path in segments(folder)]
@@ -212,11 +213,10 @@ class Journal:
 
     def _next_segment(self) -> None:
         self._close_segment()
-        start_ns, code_version, config_hash, config_json = self._about
-        self._path = self._folder / f"{start_ns:020d}-{self._index:06d}{SUFFIX}"
+        header = msgspec.structs.replace(self._header, segment=self._index)
+        self._path = self._folder / f"{header.start_ns:020d}-{self._index:06d}{SUFFIX}"
         self._file = self._path.open("xb")
         self._size = 0
-        header = Header(start_ns, self._index, code_version, config_hash, config_json)
         self._index += 1
         self._put(MAGIC + self._block([header]))
         self._trim()
