@@ -193,4 +193,6 @@ async def reach(rest: Rest, endpoint: str, params: dict[str, Any], parse: Callab
 
 def keep_markets(exchange: Any, entries: Iterable[object]) -> None:
     """Give ccxt the markets of these exchangeInfo entries only, so that load_markets has nothing left to fetch."""
+    exchange.options.setdefault("crossMarginPairsData", [])  # fetch_markets would have set both
+    exchange.options.setdefault("isolatedMarginPairsData", [])
     exchange.set_markets([exchange.parse_market(entry) for entry in entries])
