@@ -13,7 +13,8 @@ second opinion, not the way sizes are found. Rules, in the order they are applie
    bid's, inside collar and PERCENT_PRICE_BY_SIDE.
 5. *Room*: buys take what weight cap, gross limit and free cash less ``min_cash`` allow, fees included, largest benefit
    first; cash that sells will bring is not there yet. Sells take at most the free balance, rounded down.
-6. *Rate*: at most ``max_intents``; forced exits first, sells before buys when cash is short, else by benefit.
+6. *Rate*: at most ``max_intents``; forced exits first and whatever the rate, sells before buys when cash is short,
+   else by benefit.
 """
 
 import math
@@ -54,6 +55,7 @@ __all__ = [
 
 BAND_COSTS = 2.0
 """Width of the no-trade band in one-way costs (a round trip)."""
+NO_LIMIT = "no limit inside the collar"
 WEIGHT_ZERO = 1e-6
 """A target below this is zero: solvers leave such crumbs."""
 
@@ -100,6 +102,8 @@ def exit_plan(request: ExitRequest) -> Plan:
         collar=exact(request.limits.exit_collar),
         rules=rules,
     )
+    if limit is None:
+        return Plan(deferred=(Deferred(request.symbol, NO_LIMIT, 0.0),))
     legs = cut_legs(request.qty, limit, reference=reference, equity=request.equity, limits=request.limits, rules=rules)
     if not legs:
         return Plan(dust=(request.symbol,))
@@ -181,7 +185,7 @@ class _Planner:
             return None
         limit = buy_limit(quote.bid, quote.ask, rules=rules, reference=reference, limits=limits)
         if limit is None:
-            self._defer(symbol, "no limit inside the collar", error)
+            self._defer(symbol, NO_LIMIT, error)
             return None
         # Sized at the reference: the weight aimed at is a value, what is paid above it is cost.
         whole = floor_to(gap / reference, rules.step)
@@ -216,7 +220,11 @@ class _Planner:
         side = quote.ask if tif is Tif.GTC else quote.bid
         touch = exact(side) if is_price(side) and not is_crossed(quote.bid, quote.ask) else reference
         near = touch if tif is Tif.GTC else touch * (ONE - exact(limits.max_slippage_bps * BPS))
-        limit = sell_limit(near, touch=touch, reference=reference, collar=exact(limits.price_collar), rules=rules)
+        collar = exact(limits.exit_collar if closing else limits.price_collar)
+        limit = sell_limit(near, touch=touch, reference=reference, collar=collar, rules=rules)
+        if limit is None:
+            self._defer(symbol, NO_LIMIT, -error)
+            return None
         aim = weight * request.equity
         keep = ceil_to(aim / reference, rules.step) if weight > ZERO else ZERO
         if keep * limit < rules.min_notional or keep < rules.min_qty:
@@ -313,12 +321,12 @@ class _Planner:
                     wish.qty, wish.limit, reference=wish.reference, equity=request.equity, limits=limits, rules=rules
                 )
             room = max(0, request.max_intents - len(cut))
-            now = legs[: min(room, LEGS_MAX if wish.forced else 1)]
+            now = legs[: LEGS_MAX if wish.forced else min(room, 1)]
             cut.extend((wish, qty) for qty in now)
             left = sum(legs[len(now) :], ZERO)
             if left:
                 signed = left if wish.side is Side.BUY else -left
-                reason = "rate" if len(now) == room else "slice"
+                reason = "slice" if now else "rate"
                 self._defer(wish.symbol, reason, weight_of(signed * wish.reference, request.equity))
         cut.sort(key=lambda item: item[0].side is Side.BUY)  # stable: keeps the order within each side
         return tuple(_intent(request, wish, qty, request.first_leg + number) for number, (wish, qty) in enumerate(cut))

@@ -44,17 +44,21 @@ def buy_limit(bid: float, ask: float, *, rules: Instrument, reference: Decimal, 
     return limit if limit >= reach and limit >= bottom and limit > ZERO else None
 
 
-def sell_limit(near: Decimal, *, touch: Decimal, reference: Decimal, collar: Decimal, rules: Instrument) -> Decimal:
+def sell_limit(
+    near: Decimal, *, touch: Decimal, reference: Decimal, collar: Decimal, rules: Instrument
+) -> Decimal | None:
     """Return the limit of a sale: ``near`` up to the tick, not above the touch, inside collar and price band.
 
     Where the collar's end lies above the touch the collar wins: the order then waits or expires rather than sell below it.
+    None when no tick lies inside the collar.
     """
     limit = min(ceil_to(near, rules.tick), floor_to(touch, rules.tick))
     top = reference * (ONE + collar)
     if rules.ask_up > ZERO:
         top = min(top, reference * rules.ask_up)
-    bottom = ceil_to(reference * max(ONE - collar, rules.ask_down), rules.tick)
-    return max(min(limit, floor_to(top, rules.tick)), bottom)
+    bottom = reference * max(ONE - collar, rules.ask_down)
+    limit = max(min(limit, floor_to(top, rules.tick)), ceil_to(bottom, rules.tick))
+    return limit if limit <= top else None
 
 
 def cut_legs(
