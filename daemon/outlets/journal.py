@@ -87,25 +87,32 @@ class Journal:
         Where segments of all runs lie; created when missing.
     max_bytes
         Bound on all segments together; the oldest go first, the open one never.
-    header
-        What every segment begins with; its ``start_ns`` names the segments, ``segment`` is filled in.
+    start_ns
+        Start of the run in ns UTC; names its segments.
+    code_version, config_hash, config_json, engine_json, worker_json
+        What the header of every segment says; see `Header`.
     segment_bytes
         Size at which the next segment begins; never more than a quarter of ``max_bytes``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (one keyword per field of the header)
         self,
         folder: Path,
         max_bytes: int,
         *,
-        header: Header,
+        start_ns: int,
+        code_version: str = "",
+        config_hash: str = "",
+        config_json: str = "{}",
+        engine_json: str = "",
+        worker_json: str = "",
         segment_bytes: int = SEGMENT_BYTES,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._max_bytes = max_bytes
         self._segment_bytes = max(4096, min(segment_bytes, max_bytes // 4))
-        self._header = header
+        self._header = Header(start_ns, code_version, config_hash, config_json, engine_json, worker_json)
         self._pending: list[object] = []
         self._append = self._pending.append
         self._kept = [(path, path.stat().st_size) for path in segments(folder)]

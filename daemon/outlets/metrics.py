@@ -1,260 +1,200 @@
-"""What the daemon counts (DESIGN A6): plain numbers; `daemon.outlets.exposition` turns them into Prometheus' text.
+"""Prometheus' view of the counts: families built at the scrape, one at a time, the loop free in between."""
 
-Counters and histograms come from events and effects, gauges from a ``Snapshot`` pulled at the scrape.
-"""
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from functools import singledispatchmethod
-from typing import Final, NamedTuple, TypeVar
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-import msgspec
+from daemon.domain.events import TradingState
+from daemon.outlets.counts import Counts, Histogram, Key
+from daemon.outlets.listener import Guard, Listener, Message, Receive, Scope, Send, Tokens
+from daemon.outlets.meters import Metrics, Snapshot
+from daemon.settings_values import is_loopback, split_listen
 
-from daemon.domain.events import (
-    Alert,
-    BarClosed,
-    Booked,
-    Command,
-    Decided,
-    FetchTrades,
-    Link,
-    Recorded,
-    Repair,
-    Step,
-    Submit,
-    TradingState,
-    WorkerDown,
-)
-from daemon.domain.market import Malformed
-from daemon.domain.orders import Cause, Fill, Intent, OrderState, OrderUpdate, Side
-from daemon.domain.signal import Targets
-from daemon.outlets.counts import SLIPPAGE_BPS, Counts, Histogram
+__all__ = ["Metrics", "MetricsCollector", "MetricsListener", "Snapshot", "make_registry", "render"]
 
-ORDERS_REMEMBERED_MAX: Final = 10_000
-"""Orders whose side, reference and times are kept for the news that follows."""
+PREFIX: Final = "ballast_"
+CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
-_STOPS: Final = frozenset({Cause.STOP_LOSS, Cause.TRAILING_STOP, Cause.VOLATILITY_STOP})
-_NS: Final = 1e9
+_Build = Callable[[], Metric]
 
 
-class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """Gauges as they are at a scrape. Ratios are fractions, ages and lags seconds, money quote currency; None is unknown.
+class MetricsCollector(Collector):
+    """Renders a ``Metrics`` for a registry of our own."""
 
-    ``model_age_s`` and ``reconcile_age_s`` are None before the first model or reconciliation; ``coverage`` maps the
-    nominal level ("90") to the measured share; ``weight_used`` is the share of the venue's request weight in use.
-    """
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
-    equity: float | None = None
-    cash: float | None = None
-    pnl_realized: float | None = None
-    pnl_unrealized: float | None = None
-    drawdown: float | None = None
-    cvar: float | None = None
-    position_weights: Mapping[str, float] = {}
-    target_weights: Mapping[str, float] = {}
-    state: TradingState = TradingState.HALTED
-    feed_age_s: Mapping[str, float] = {}
-    model_age_s: float | None = None
-    forecast_rmse: Mapping[str, float] = {}
-    coverage: Mapping[str, float] = {}
-    drift_psi: Mapping[str, float] = {}
-    orders_unresolved: int = 0
-    reconcile_breaks: int = 0
-    reconcile_age_s: float | None = None
-    queue_depth: Mapping[str, int] = {}
-    journal_bytes: int = 0
-    mqtt_connected: bool = False
-    weight_used: float | None = None
+    def collect(self) -> Iterator[Metric]:
+        """Yield every family once, from one snapshot of the gauges."""
+        snapshot = self._metrics.snapshot()
+        for build in (
+            *_counters(self._metrics, snapshot),
+            *_histograms(self._metrics),
+            *_gauges(self._metrics, snapshot),
+        ):
+            yield build()
 
 
-class _Order(NamedTuple):
-    intent: Intent
-    sent_ns: int
+class _One(Collector):
+    """A collector of one family, for rendering family by family."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._family,)
 
 
-class _Due(NamedTuple):
-    barrier_ns: int
-    step_ns: int
+def make_registry(metrics: Metrics) -> CollectorRegistry:
+    """Return a registry of our own that holds this daemon's metrics and the process's."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(MetricsCollector(metrics))
+    ProcessCollector(registry=registry)
+    return registry
 
 
-_V = TypeVar("_V")
+async def render(registry: CollectorRegistry) -> bytes:
+    """Return the exposition text; yields to the loop between families, so that no trade waits for a scrape."""
+    parts: list[bytes] = []
+    for family in registry.collect():
+        parts.append(generate_latest(_One(family)))
+        await asyncio.sleep(0)
+    return b"".join(parts)
 
 
-class Metrics:
-    """Counters of one daemon. ``ticks[symbol] += 1`` is all that a trade costs.
+class MetricsListener(Listener):
+    """``GET /metrics`` on a listener of its own; off loopback it needs the read token."""
 
-    Parameters
-    ----------
-    symbols
-        The universe.
-    version, mode
-        For ``build_info`` and ``mode_info``.
-    """
+    def __init__(self, listen: str, metrics: Metrics, *, tokens: Tokens) -> None:
+        self._registry = make_registry(metrics)
+        loopback = is_loopback(split_listen(listen)[0])
+        super().__init__("metrics.listen", listen, Guard(self._app_metrics, tokens, loopback=loopback))
 
-    def __init__(self, symbols: Sequence[str], *, version: str, mode: str) -> None:
-        self.ticks: dict[str, int] = dict.fromkeys(symbols, 0)
-        self.version = version
-        self.mode = mode
-        self.rejected = Counts()
-        self.gaps = Counts({(symbol,): 0 for symbol in symbols})
-        self.repairs = Counts({(symbol,): 0 for symbol in symbols})
-        self.reconnects = Counts()
-        self.bars = Counts({(symbol,): 0 for symbol in symbols})
-        self.decisions = Counts()
-        self.solver_status = Counts()
-        self.orders = Counts()
-        self.denied = Counts()
-        self.stops = Counts()
-        self.requests = Counts()
-        self.alerts = Counts()
-        self.commands = Counts()
-        self.fills = 0
-        self.fees = 0.0
-        self.turnover = 0.0
-        self.worker_restarts = 0
-        self.skill: dict[str, float] = {}
-        self.to_decision = Histogram()
-        self.to_order = Histogram()
-        self.barrier_wait = Histogram()
-        self.features = Histogram()
-        self.forecast = Histogram()
-        self.optimize = Histogram()
-        self.ack = Histogram()
-        self.loop_lag = Histogram()
-        self.slippage = Histogram(SLIPPAGE_BPS)
-        self.snapshot: Callable[[], Snapshot] = Snapshot
-        self._linked: set[str] = set()
-        self._known: OrderedDict[str, _Order] = OrderedDict()
-        self._due: OrderedDict[str, _Due] = OrderedDict()
-        self._equity = 0.0
-
-    def set_gauges(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Take gauges from this callable at every scrape."""
-        self.snapshot = snapshot
-
-    def order_sent(self, client_id: str, ts_ns: int) -> None:
-        """Note when an order's last byte left (ns UTC)."""
-        order = self._known.get(client_id)
-        if order is not None:
-            self._known[client_id] = order._replace(sent_ns=ts_ns)
-            due = self._due.get(order.intent.decision)
-            if due is not None and order.intent.ts_ns <= due.step_ns:  # slices that follow later were not held up
-                self.to_order.observe((ts_ns - due.barrier_ns) / _NS)
-
-    def request(self, endpoint: str, outcome: str) -> None:
-        """Count one REST request to the venue."""
-        self.requests.add(endpoint, outcome)
-
-    @singledispatchmethod
-    def observe_event(self, event: object) -> None:
-        """Count an inbound event that is not a trade; the others leave no trace here."""
-
-    @singledispatchmethod
-    def observe_effect(self, effect: object) -> None:
-        """Count an effect."""
-
-    @observe_event.register
-    def _malformed(self, event: Malformed) -> None:
-        self.rejected.add(event.reason.value)
-
-    @observe_event.register
-    def _link(self, event: Link) -> None:
-        if event.up and event.feed in self._linked:
-            self.reconnects.add(event.feed)
-        elif event.up:
-            self._linked.add(event.feed)
-            self.reconnects.add(event.feed, by=0)
-
-    @observe_event.register
-    def _repair(self, event: Repair) -> None:
-        if event.ok:
-            self.repairs.add(event.symbol)
-
-    @observe_event.register
-    def _decided(self, event: Decided) -> None:
-        self.features.observe(event.features_ns / _NS)
-        self.forecast.observe(event.forecast_ns / _NS)
-        self.optimize.observe(event.solve_ns / _NS)
-        status = event.result.status if isinstance(event.result, Targets) else event.result.reason.value
-        self.solver_status.add(status or "none")
-
-    @observe_event.register
-    def _worker_down(self, event: WorkerDown) -> None:
-        self.worker_restarts += 1
-
-    @observe_event.register
-    def _command(self, event: Command) -> None:
-        self.commands.add(event.action.value, event.source)
-
-    @observe_event.register
-    def _order_update(self, event: OrderUpdate) -> None:
-        order = self._known.get(event.client_id)
-        if order is not None and event.source in {"send", "paper"} and order.sent_ns:
-            if event.state not in {OrderState.SENDING, OrderState.UNKNOWN, OrderState.RESOLVING}:
-                self.ack.observe((event.ts_ns - order.sent_ns) / _NS)
-            self._known[event.client_id] = order._replace(sent_ns=0)
-
-    @observe_effect.register
-    def _fetch_trades(self, effect: FetchTrades) -> None:
-        self.gaps.add(effect.symbol)
-
-    @observe_effect.register
-    def _bar_closed(self, effect: BarClosed) -> None:
-        self.bars.add(effect.bar.symbol)
-
-    @observe_effect.register
-    def _step(self, effect: Step) -> None:
-        self.decisions.add(effect.outcome)
-        self._equity = effect.equity
-        if effect.barrier_ns:
-            self.to_decision.observe((effect.ts_ns - effect.barrier_ns) / _NS)
-            self.barrier_wait.observe(max(0, effect.barrier_ns - effect.close_ns) / _NS)
-            _remember(self._due, effect.decision, _Due(effect.barrier_ns, effect.ts_ns))
-        if effect.forecast is not None:
-            self.skill.update(zip(effect.forecast.symbols, effect.forecast.skill, strict=True))
-
-    @observe_effect.register
-    def _submit(self, effect: Submit) -> None:
-        for approved in effect.approved:
-            intent = approved.intent
-            _remember(self._known, intent.client_id, _Order(intent, approved.ts_ns))
-            self.orders.add(intent.side.value, OrderState.SENDING.value)
-        for refused in effect.refused:
-            self.denied.add(refused.check.value)
-
-    @observe_effect.register
-    def _recorded(self, effect: Recorded) -> None:
-        order = self._known.get(effect.update.client_id)
-        side = order.intent.side.value if order else "unknown"
-        self.orders.add(side, effect.update.state.value)
-
-    @observe_effect.register
-    def _booked(self, effect: Booked) -> None:
-        if effect.fill is not None:
-            self._fill(effect.fill)
-
-    @observe_effect.register
-    def _alert(self, effect: Alert) -> None:
-        self.alerts.add(effect.code)
-        if effect.code in _STOPS:
-            self.stops.add(effect.code)
-
-    def _fill(self, fill: Fill) -> None:
-        self.fills += 1
-        price, qty = float(fill.price), float(fill.qty)
-        base, _, quote = fill.symbol.partition("/")
-        if fill.fee_asset in {base, quote}:  # a fee in a third asset has no price here
-            self.fees += float(fill.fee) * (price if fill.fee_asset == base else 1.0)
-        if self._equity > 0:
-            self.turnover += price * qty / self._equity
-        order = self._known.get(fill.client_id)
-        if order is not None and order.intent.reference > 0:
-            reference = float(order.intent.reference)
-            worse = (price - reference) if fill.side is Side.BUY else (reference - price)
-            self.slippage.observe(worse / reference * 1e4)
+    async def _app_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+        known = scope["path"] in {"/metrics", "/"} and scope["method"] in {"GET", "HEAD"}
+        body = await render(self._registry) if known else b"see /metrics\n"
+        start: Message = {
+            "type": "http.response.start",
+            "status": 200 if known else 404,
+            "headers": [(b"content-type", CONTENT_TYPE), (b"content-length", str(len(body)).encode())],
+        }
+        await send(start)
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
-def _remember(known: "OrderedDict[str, _V]", key: str, value: "_V") -> None:
-    known[key] = value
-    while len(known) > ORDERS_REMEMBERED_MAX:
-        known.popitem(last=False)
+def _counter(name: str, text: str, labels: tuple[str, ...], values: Callable[[], Mapping[Key, float]]) -> _Build:
+    def build() -> Metric:
+        family = CounterMetricFamily(PREFIX + name, text, labels=labels)
+        for key, value in values().items():
+            family.add_metric(key, value)
+        return family
+
+    return build
+
+
+def _gauge(name: str, text: str, labels: tuple[str, ...], values: Mapping[Key, float]) -> _Build:
+    def build() -> Metric:
+        family = GaugeMetricFamily(PREFIX + name, text, labels=labels)
+        for key, value in values.items():
+            family.add_metric(key, value)
+        return family
+
+    return build
+
+
+def _histogram(name: str, text: str, histogram: Histogram) -> _Build:
+    def build() -> Metric:
+        family = HistogramMetricFamily(PREFIX + name, text)
+        buckets = histogram.cumulative()
+        for bound, count in buckets:
+            family.add_sample(f"{PREFIX}{name}_bucket", {"le": bound}, count)
+        # add_metric() would leave sum and count out where a bound is negative; averages need them
+        family.add_sample(f"{PREFIX}{name}_count", {}, buckets[-1][1])
+        family.add_sample(f"{PREFIX}{name}_sum", {}, histogram.total)
+        return family
+
+    return build
+
+
+def _keyed(values: Mapping[str, float]) -> dict[Key, float]:
+    return {(label,): value for label, value in values.items()}
+
+
+def _single(value: float | None) -> dict[Key, float]:
+    return {} if value is None else {(): value}
+
+
+def _counters(m: Metrics, s: Snapshot) -> list[_Build]:
+    def of(counts: Counts) -> Callable[[], Mapping[Key, float]]:
+        return lambda: counts
+
+    return [
+        _counter("ticks", "Trades received.", ("symbol",), lambda: _keyed(m.ticks)),
+        _counter("ticks_rejected", "Frames and trades quarantined.", ("reason",), of(m.rejected)),
+        _counter("feed_gaps", "Gaps found in the trade ids.", ("symbol",), of(m.gaps)),
+        _counter("feed_repairs", "Gaps filled by REST.", ("symbol",), of(m.repairs)),
+        _counter("feed_reconnects", "Connections re-established.", ("feed",), of(m.reconnects)),
+        _counter("bars", "Bars closed.", ("symbol",), of(m.bars)),
+        _counter("decisions", "Decisions by outcome.", ("outcome",), of(m.decisions)),
+        _counter("solver_status", "Answers of the optimiser by status.", ("status",), of(m.solver_status)),
+        _counter("turnover", "Traded notional as a fraction of equity.", (), lambda: _single(m.turnover)),
+        _counter(
+            "fees", "Fees paid, in quote currency; fees in a third asset not included.", (), lambda: _single(m.fees)
+        ),
+        _counter("orders", "Order state changes.", ("side", "status"), of(m.orders)),
+        _counter("fills", "Fills booked.", (), lambda: _single(m.fills)),
+        _counter("risk_denied", "Intents refused by the gate.", ("check",), of(m.denied)),
+        _counter("stops_triggered", "Stops triggered.", ("kind",), of(m.stops)),
+        _counter("exchange_requests", "REST requests to the venue.", ("endpoint", "outcome"), of(m.requests)),
+        _counter("alerts", "Alerts raised.", ("code",), of(m.alerts)),
+        _counter("commands", "Operator commands.", ("action", "source"), of(m.commands)),
+        _counter("worker_restarts", "Workers lost or replaced.", (), lambda: _single(m.worker_restarts)),
+        _counter("journal_bytes", "Bytes the flight recorder wrote.", (), lambda: _single(s.journal_bytes)),
+    ]
+
+
+def _histograms(m: Metrics) -> list[_Build]:
+    return [
+        _histogram("bar_close_to_decision_seconds", "From the completed barrier to the decision.", m.to_decision),
+        _histogram("bar_close_to_order_seconds", "From the completed barrier to an order's last byte.", m.to_order),
+        _histogram("barrier_wait_seconds", "From the bar's close to the completed barrier.", m.barrier_wait),
+        _histogram("features_seconds", "Making the features.", m.features),
+        _histogram("forecast_seconds", "Forecasting all assets.", m.forecast),
+        _histogram("optimize_seconds", "Solving the portfolio problem.", m.optimize),
+        _histogram("order_ack_seconds", "From sending an order to the venue's answer.", m.ack),
+        _histogram("loop_lag_seconds", "How late the event loop ran its timer.", m.loop_lag),
+        _histogram("slippage_bps", "Fill price against the planned price; positive is worse.", m.slippage),
+    ]
+
+
+def _gauges(m: Metrics, s: Snapshot) -> list[_Build]:
+    states: dict[Key, float] = {(state.value,): float(s.state is state) for state in TradingState}
+    return [
+        _gauge("build_info", "Version of the code.", ("version",), {(m.version,): 1}),
+        _gauge("mode_info", "Paper or live.", ("mode",), {(m.mode,): 1}),
+        _gauge("trading_state", "One-hot trading state.", ("state",), states),
+        _gauge("equity", "Equity in quote currency.", (), _single(s.equity)),
+        _gauge("cash", "Own quote cash.", (), _single(s.cash)),
+        _gauge("pnl_realized", "Realised profit in quote currency.", (), _single(s.pnl_realized)),
+        _gauge("pnl_unrealized", "Unrealised profit in quote currency.", (), _single(s.pnl_unrealized)),
+        _gauge("drawdown_ratio", "Loss from the peak unit value.", (), _single(s.drawdown)),
+        _gauge("cvar_ratio", "One-day 95 % CVaR.", (), _single(s.cvar)),
+        _gauge("position_weight", "Share of equity held.", ("symbol",), _keyed(s.position_weights)),
+        _gauge("target_weight", "Share of equity wanted.", ("symbol",), _keyed(s.target_weights)),
+        _gauge("feed_age_seconds", "Age of the newest frame.", ("symbol",), _keyed(s.feed_age_s)),
+        _gauge("model_age_seconds", "Age of the model in use.", (), _single(s.model_age_s)),
+        _gauge("forecast_skill", "1 - MSE / MSE of the naive forecast.", ("symbol",), _keyed(m.skill)),
+        _gauge("forecast_rmse", "Root mean squared error.", ("symbol",), _keyed(s.forecast_rmse)),
+        _gauge("forecast_coverage_ratio", "Measured interval coverage.", ("level",), _keyed(s.coverage)),
+        _gauge("feature_drift_psi", "Population stability index.", ("feature",), _keyed(s.drift_psi)),
+        _gauge("orders_unresolved", "Orders whose fate is unknown.", (), _single(s.orders_unresolved)),
+        _gauge("reconcile_breaks", "Assets on which ledger and venue differ.", (), _single(s.reconcile_breaks)),
+        _gauge("reconcile_age_seconds", "Time since the last reconciliation.", (), _single(s.reconcile_age_s)),
+        _gauge("queue_depth", "Entries waiting.", ("queue",), _keyed(s.queue_depth)),
+        _gauge("mqtt_connected", "1 while the bus is connected.", (), _single(float(s.mqtt_connected))),
+        _gauge("exchange_weight_used_ratio", "Share of the request weight in use.", (), _single(s.weight_used)),
+    ]
