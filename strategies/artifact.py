@@ -59,8 +59,8 @@ class Hyper(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     batch: int = 32
     learning_rate: float = 4e-3
     weight_decay: float = 1e-2
-    epochs_max: int = 40
-    patience: int = 6
+    epochs_max: int = 12
+    patience: int = 8
     return_weight: float = 0.1
     position_gain: float = 2.0
     cost_bps: float = 10.0
