@@ -17,19 +17,15 @@ class Columns:
         self.symbols = symbols
         self.index = {symbol: place for place, symbol in enumerate(symbols)}
         self.buffers = Buffers(len(symbols), capacity, bar_ns)
-        self.first_seen_ns: dict[int, int] = {}
         self.amended = False
         self._open: dict[int, dict[str, Bar]] = {}
 
-    def put(self, bar: Bar, now_ns: int) -> None:
+    def put(self, bar: Bar) -> None:
         """Add one closed bar; a bar of a column already appended amends it in place."""
         if self.buffers.count and bar.close_ns <= self.buffers.close_ns:
             self.amend(bar)
             return
-        column = self._open.setdefault(bar.close_ns, {})
-        if not column:
-            self.first_seen_ns[bar.close_ns] = now_ns
-        column[bar.symbol] = bar
+        self._open.setdefault(bar.close_ns, {})[bar.symbol] = bar
 
     def amend(self, bar: Bar) -> None:
         """Write a bar into a column that has been appended already, if the buffer still holds it."""
@@ -48,15 +44,15 @@ class Columns:
         column = self._open.get(close_ns, {})
         return tuple(symbol for symbol in self.symbols if symbol not in column)
 
-    def drain(self, passed_ns: int) -> list[tuple[int, int, tuple[Bar, ...]]]:
+    def drain(self, passed_ns: int) -> list[tuple[int, tuple[Bar, ...]]]:
         """Append every column that is complete, or that lies at or before ``passed_ns`` (nothing more will come for it).
 
         Returns
         -------
-        list of (close_ns, first_seen_ns, bars)
+        list of (close_ns, bars)
             The appended columns, oldest first, each with the bars it has in the order of the universe.
         """
-        done: list[tuple[int, int, tuple[Bar, ...]]] = []
+        done: list[tuple[int, tuple[Bar, ...]]] = []
         for close_ns in sorted(self._open):
             column = self._open[close_ns]
             if len(column) < len(self.symbols) and close_ns > passed_ns:
@@ -64,7 +60,7 @@ class Columns:
             del self._open[close_ns]
             bars = tuple(column[symbol] for symbol in self.symbols if symbol in column)
             self._append(close_ns, bars)
-            done.append((close_ns, self.first_seen_ns.pop(close_ns), bars))
+            done.append((close_ns, bars))
         return done
 
     def _append(self, close_ns: int, bars: tuple[Bar, ...]) -> None:

@@ -68,20 +68,20 @@ class Decisions:
 
     # ------------------------------------------------------------------ asking
 
-    def closed(self, done: list[tuple[int, int, tuple[Bar, ...]]], exchange_ns: int) -> tuple[Effect, ...]:
+    def closed(self, done: list[tuple[int, tuple[Bar, ...]]], exchange_ns: int) -> tuple[Effect, ...]:
         """Take appended columns; decide on the newest one when it is current and due."""
         state = self._state
-        for _, _, bars in done:
+        for _, bars in done:
             self._pending.extend(bars)
         if len(self._pending) > PENDING_BARS_MAX:
             self._pending.clear()
             self.reseed = True
-        close_ns, first_seen_ns, _ = done[-1]
+        close_ns = done[-1][0]
         self.last_close_ns = close_ns
         if exchange_ns - close_ns >= self._config.bar_ns:
             return NONE  # history, or catching up after an outage
         self._count += 1
-        self._barrier_ns = max(0, state.now_ns - first_seen_ns)
+        self._barrier_ns = state.now_ns
         effects: tuple[Effect, ...] = NONE
         if self.reseed or self._columns.amended:
             effects = self._seed() if self.up else NONE

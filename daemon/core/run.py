@@ -31,7 +31,7 @@ class Runner:
     """Feed events to the engine and hand its effects on.
 
     ``decode`` turns a raw frame into an event, ``dispatch`` is called once per effect in order, ``observe`` once per
-    event that is not a tick. Events emitted while one is being processed wait their turn. ``digest`` is the
+    event that is not a tick, ``on_tick`` after a tick (the paper venue lives on them). Events emitted while one is being processed wait their turn. ``digest`` is the
     rolling hash of every effect so far: two runs over the same tape end with the same digest.
     """
 
@@ -43,6 +43,7 @@ class Runner:
         recorder: Recorder,
         dispatch: Callable[[Effect], None],
         observe: Callable[[Event], None],
+        on_tick: Callable[[Tick], None] | None = None,
     ) -> None:
         """Wire the engine between its inputs and its outputs."""
         self.engine = engine
@@ -51,6 +52,7 @@ class Runner:
         self._recorder = recorder
         self._dispatch = dispatch
         self._observe = observe
+        self._on_tick = on_tick
         self._waiting: deque[Event] = deque()
         self._busy = False
         self._hash = hashlib.sha256()
@@ -67,16 +69,20 @@ class Runner:
         return len(self._waiting)
 
     def on_frame(self, frame: bytes, recv_ns: int) -> None:
-        """Process one raw market frame: the hot path, straight from the socket's callback."""
-        self._recorder.add_frame(recv_ns, MARKET_CHANNEL, frame)
+        """Process one raw market frame: the hot path, straight from the socket's callback.
+
+        Trades are recorded as the frames they came in; everything else that means something as the event it is.
+        """
         event = self._decode(frame, recv_ns)
-        if type(event) is Ignored:
-            return
-        if type(event) is Malformed:
-            self._observe(event)
-        effects = self.engine.process(event)  # type: ignore[arg-type]
-        if effects:
-            self._hand_on(effects)
+        if type(event) is Tick:
+            self._recorder.add_frame(recv_ns, MARKET_CHANNEL, frame)
+            effects = self.engine.process(event)
+            if effects:
+                self._hand_on(effects)
+            if self._on_tick is not None:
+                self._on_tick(event)
+        elif not isinstance(event, Ignored):
+            self.emit(event)
 
     def emit(self, event: Event) -> None:
         """Process one event now, or after the one being processed."""

@@ -1,0 +1,116 @@
+"""The composition root: every command that runs something begins here."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from daemon.domain.errors import Fatal, Transient, Unreachable
+from daemon.edge.clock import Clock
+from daemon.edge.market import MarketData
+from daemon.edge.rest import Rest, make_exchange
+from daemon.service.lifecycle import Service
+from daemon.service.training import TrainingFailed
+from daemon.service.training import train as train_model
+from daemon.settings import Settings
+
+log = structlog.get_logger("ballast")
+
+
+def run(settings: Settings) -> int:
+    """Run the daemon until SIGTERM, SIGINT or a fatal fault; return the exit code."""
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    service = Service(settings)
+    service.trap_signals()
+    started = asyncio.get_running_loop().create_task(service.start(), name="start")
+    waiting = asyncio.get_running_loop().create_task(service.wait(), name="wait")
+    try:
+        await asyncio.wait({started, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            started.result()
+            await waiting
+    except Fatal:
+        raise
+    finally:
+        for task in (started, waiting):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await task
+        await service.stop()
+    if service.fatal is not None:
+        raise service.fatal
+    return 0
+
+
+def train(settings: Settings, progress: Callable[[str], None]) -> int:
+    """Fetch history, train a model and publish it; return the exit code."""
+
+    async def work() -> str:
+        async with contextlib.AsyncExitStack() as stack:
+            market = await _market(settings, stack)
+            await market.instruments(settings.universe)
+            return await train_model(settings, market, say=progress)
+
+    try:
+        name = asyncio.run(work())
+    except Transient as error:
+        raise Unreachable(f"the exchange did not answer: {error}") from None
+    except TrainingFailed as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    progress(f"published {name}")
+    return 0
+
+
+async def _market(settings: Settings, stack: contextlib.AsyncExitStack) -> MarketData:
+    exchange = make_exchange(
+        settings.exchange.id,
+        rest_url=settings.exchange.rest_url,
+        ws_url=settings.exchange.ws_url,
+        ws_api_url=settings.exchange.ws_api_url,
+        sandbox=settings.exchange.sandbox,
+    )
+    stack.push_async_callback(exchange.close)
+    clock = Clock()
+    return MarketData(Rest(exchange, clock), clock, bar_ns=settings.bar_ns)
+
+
+def check(settings: Settings, online: bool) -> list[str]:
+    """Return what would stop a start, one line each; with ``online`` the exchange is asked too."""
+    problems: list[str] = []
+    if not online:
+        return problems
+
+    async def ask() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            market = await _market(settings, stack)
+            await market.instruments(settings.universe)
+            offset_ms = await market.clock_offset() / 1e6
+            if abs(offset_ms) > 500:
+                problems.append(f"clock: {offset_ms:+.0f} ms off the exchange's; synchronise it (chrony, systemd-timesyncd)")
+
+    try:
+        asyncio.run(ask())
+    except Transient as error:
+        raise Unreachable(f"the exchange did not answer: {error}") from None
+    return problems
+
+
+def demo(seconds: float, seed: int, as_json: bool) -> int:
+    """Run the simulated exchange and the daemon in one go; see ``daemon.service.demo``."""
+    from daemon.service.demo import run_demo
+
+    return run_demo(seconds=seconds, seed=seed, as_json=as_json)
+
+
+def reconcile(settings: Settings) -> dict[str, Any]:
+    """Compare ledger and exchange once, without trading; return ``{ok, orders, fills, unresolved, breaks}``."""
+    from daemon.service.comparing import compare
+
+    return asyncio.run(compare(settings))

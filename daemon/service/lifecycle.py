@@ -1,0 +1,372 @@
+"""The daemon from start to stop: recovery first, trading after it, everything stopped in numbered stages."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+
+from daemon.core.engine import Engine
+from daemon.core.run import Runner
+from daemon.domain.errors import BallastError, Transient
+from daemon.domain.events import Action, Command, Effect, Event, Fault, Killed, Link, Timer
+from daemon.domain.market import NS_PER_S, Book
+from daemon.edge.clock import Clock
+from daemon.edge.feed import Conflator, Feed
+from daemon.edge.latch import KillLatch
+from daemon.edge.ledger import SqlLedger
+from daemon.edge.market import MarketData
+from daemon.edge.rest import Rest, make_exchange
+from daemon.edge.supervisor import Supervisor
+from daemon.edge.worker import Worker
+from daemon.outlets.api import Api
+from daemon.outlets.journal import Journal
+from daemon.outlets.listener import make_tokens
+from daemon.outlets.metrics import Metrics, MetricsListener
+from daemon.service.desk import Desk, Facts
+from daemon.service.dispatch import Dispatcher
+from daemon.service.training import Trainer, model_rows
+from daemon.service.venues import VenueParts, make_venue
+from daemon.service.wiring import account_of, engine_config, ledger_config, worker_config
+from daemon.settings import Settings, config_hash, read_keys, redacted
+from daemon.wire.binance import BinanceWire
+from daemon.wire.binance_streams import streams_of
+
+log = structlog.get_logger("ballast")
+
+TIMER_S = 0.05
+FLUSH_TIMERS = 20
+RECONCILE_S = 30.0
+CLOCK_S = 60.0
+RETRY_S = 2.0
+DAY_NS = 86_400 * NS_PER_S
+HOUR_NS = 3_600 * NS_PER_S
+DAILY_BARS = 365
+HOURLY_BARS = 15
+DRAIN_S = 3.0
+STREAM_URL = "wss://stream.binance.com:9443"
+
+
+class Service:
+    """One running instance: holds the parts, starts and stops them. Trading starts HALTED and waits for recovery."""
+
+    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+        """Build what needs no I/O."""
+        self.settings = settings
+        self.clock = clock or Clock()
+        self.keys = read_keys(settings) if settings.mode == "live" else None
+        self.version = version("ballast")
+        account = account_of(self.keys)
+        self.engine = Engine(engine_config(settings, account))
+        self.latch = KillLatch(settings.state_path)
+        self.supervisor = Supervisor(self.clock, self._fault)
+        self.ledger = SqlLedger(ledger_config(settings, account, self.version), clock=self.clock)
+        self.worker = Worker(self.emit, self.clock, worker_config(settings))
+        self.metrics = Metrics(settings.universe, version=self.version, mode=settings.mode)
+        self.conflator = Conflator()
+        self.loop_lag_s = 0.0
+        self.ready_ns = 0
+        self.offset_ns = 0
+        self._stop = asyncio.Event()
+        self._stopping = False
+        self._killed = False
+        self.fatal: BaseException | None = None
+        self._parts: VenueParts | None = None
+        self._closers: list[Callable[[], Any]] = []
+
+    # ------------------------------------------------------------------ events
+
+    def emit(self, event: Event) -> None:
+        """Hand an event to the engine; the venue and the paper market see what concerns them first."""
+        if not self._stopping or not isinstance(event, Timer):
+            self.runner.emit(event)
+
+    def command(self, action: Action, source: str) -> str:
+        """Enqueue an operator's command and return its id; a kill latches before anything else."""
+        now_ns = self.clock.now_ns()
+        if action is Action.KILL:
+            self.latch.set(f"{source} at {now_ns}")
+        name = f"{source}-{now_ns}"
+        self.emit(Command(name, action, source, now_ns))
+        return name
+
+    def _fault(self, task: str, detail: str) -> None:
+        self.emit(Fault(task, detail, self.clock.now_ns()))
+
+    def _observe(self, event: Event) -> None:
+        self.metrics.observe_event(event)
+        if self._parts is not None and isinstance(event, (Book, Timer)):
+            self._parts.observe(event)
+
+    def _watch(self, effect: Effect) -> None:
+        self.metrics.observe_effect(effect)
+        self.desk.watch(effect)
+
+    def _on_frame(self, frame: bytes, recv_ns: int) -> None:
+        self.runner.on_frame(frame, recv_ns)
+
+    # ------------------------------------------------------------------ start
+
+    async def start(self) -> None:
+        """Take ports and locks, recover, reconcile, then let data in. Raises Fatal for what no retry can cure."""
+        settings = self.settings
+        self._make_outlets()
+        exchange = make_exchange(
+            settings.exchange.id,
+            rest_url=settings.exchange.rest_url,
+            ws_url=settings.exchange.ws_url,
+            ws_api_url=settings.exchange.ws_api_url,
+            sandbox=settings.exchange.sandbox,
+        )
+        self._closers.append(exchange.close)
+        rest = Rest(exchange, self.clock, on_request=self._on_request)
+        self.market = MarketData(rest, self.clock, bar_ns=settings.bar_ns)
+        restored = await self.ledger.open()
+        self._closers.append(self.ledger.close)
+        self._make_journal()
+        self._serve()
+        listed = await self._until(lambda: self.market.instruments(settings.universe), "trading rules")
+        self.offset_ns = await self._until(self.market.clock_offset, "the venue's clock")
+        wire = BinanceWire(listed.instruments, held=self.conflator.held)
+        self.wire = wire
+        wire.offset_ns = self.offset_ns
+        self._parts = await make_venue(self, listed)
+        self.dispatch = Dispatcher(
+            ledger=self.ledger,
+            venue=self._parts.venue,
+            market=self.market,
+            worker=self.worker,
+            supervisor=self.supervisor,
+            emit=self.emit,
+            clock=self.clock,
+            watch=self._watch,
+        )
+        self.runner = Runner(
+            self.engine,
+            decode=wire.decode,
+            recorder=self.journal,
+            dispatch=self.dispatch,
+            observe=self._observe,
+            on_tick=self._parts.on_tick,
+        )
+        self.emit(restored)
+        self.emit(listed)
+        if self.latch.is_set():
+            self.emit(Killed(True, self.latch.detail() or "the kill latch is set", self.clock.now_ns()))
+        self._parts.restored(restored)
+        base = settings.exchange.ws_url.rstrip("/") or STREAM_URL
+        self.feed = Feed(
+            f"{base}/stream",
+            streams_of(listed.instruments),
+            self._on_frame,
+            self._on_link,
+            clock=self.clock,
+        )
+        self.supervisor.trading("timer", self._timers)
+        self.supervisor.trading("feed", self.feed.run)
+        self.supervisor.trading("worker", self.worker.run)
+        for name, run in self._parts.tasks.items():
+            self.supervisor.trading(name, run)
+        self.supervisor.trading("reconcile", self._reconciling)
+        self.supervisor.outlet("clock", self._watch_clock)
+        self.supervisor.outlet("candles", self._other_candles)
+        self.trainer = Trainer(settings, self.market, self.clock, on_model=self.worker.reload_model)
+        self.supervisor.outlet("training", self.trainer.run)
+
+    def _make_outlets(self) -> None:
+        settings = self.settings
+        self.desk = Desk(
+            settings,
+            self.engine,
+            Facts(
+                version=self.version,
+                now_ns=self.clock.now_ns,
+                loop_lag_s=lambda: self.loop_lag_s,
+                ledger_writable=lambda: self.ledger.writable,
+                failed=self.supervisor.failed,
+                depths=self._depths,
+                journal_bytes=lambda: self.journal.bytes_written,
+                models=lambda: model_rows(settings.state_path / "models"),
+            ),
+        )
+        self.metrics.set_gauges(self.desk.snapshot)
+        tokens = make_tokens(
+            settings.state_path,
+            {
+                "read": settings.api.token_file,
+                "control": settings.api.control_token_file,
+                "kill": settings.api.kill_token_file,
+            },
+        )
+        self.api = Api(settings.api.listen, self.desk, self.command, tokens=tokens, state_path=settings.state_path)
+        self.scrape = MetricsListener(settings.metrics.listen, self.metrics, tokens=tokens)
+        self.api.bind()
+        self.scrape.bind()
+
+    def _make_journal(self) -> None:
+        settings = self.settings
+        self.journal = Journal(
+            settings.mode_path / "journal",
+            settings.journal.max_bytes,
+            start_ns=self.clock.now_ns(),
+            code_version=self.version,
+            config_hash=config_hash(settings),
+            config_json=_json(redacted(settings)),
+        )
+        self._closers.append(self._close_journal)
+
+    def _serve(self) -> None:
+        self.supervisor.outlet("api", self.api.serve)
+        self.supervisor.outlet("metrics", self.scrape.serve)
+
+    async def _until(self, ask: Callable[[], Any], what: str) -> Any:
+        """Ask again and again until the venue answers: an unreachable exchange is waited for, in HALTED."""
+        while True:
+            try:
+                return await ask()
+            except Transient as error:
+                log.warning("waiting for the exchange", wanted=what, error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    # ------------------------------------------------------------------ eternal tasks
+
+    async def _timers(self) -> None:
+        """Every 50 ms: time for the engine, newest books, kill latch; every second: the journal. Measures the loop's lag."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        count = 0
+        while True:
+            due = max(due + TIMER_S, loop.time())
+            await asyncio.sleep(max(0.0, due - loop.time()))
+            self.loop_lag_s = max(0.0, loop.time() - due)
+            self.metrics.loop_lag.observe(self.loop_lag_s)
+            self._check_latch()
+            for book in self.conflator.flush(self.wire):
+                self.emit(book)
+            now_ns = self.clock.now_ns()
+            self.emit(Timer(now_ns, now_ns + self.offset_ns))
+            count += 1
+            if count % FLUSH_TIMERS == 0:
+                self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
+                self.supervisor.job("journal", self.journal.flush())
+                self._note_ready(now_ns)
+
+    def _check_latch(self) -> None:
+        on = self.latch.is_set()
+        if on != self._killed:
+            self._killed = on
+            self.emit(Killed(on, self.latch.detail() or "kill latch", self.clock.now_ns()))
+
+    def _note_ready(self, now_ns: int) -> None:
+        if not self.ready_ns and not self.desk.not_ready():
+            self.ready_ns = now_ns
+            log.info("ready", instance=self.settings.instance, mode=self.settings.mode, api=self.api.address)
+
+    async def _reconciling(self) -> None:
+        """Reconcile at start and then continuously."""
+        if self._parts is None:
+            return
+        while True:
+            try:
+                await self._parts.venue.reconcile()
+            except Transient as error:
+                log.warning("reconcile", error=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            await asyncio.sleep(RECONCILE_S if self.engine.state.reconciled_ns else RETRY_S)
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_S)
+            self.offset_ns = await self.market.clock_offset()
+            self.wire.offset_ns = self.offset_ns
+
+    async def _other_candles(self) -> None:
+        """Daily candles for CVaR once a day; hourly ones for the volatility stop while it is on."""
+        while True:
+            for symbol in self.settings.universe:
+                self.emit(await self._until(lambda s=symbol: self.market.candles(s, DAY_NS, DAILY_BARS), "daily candles"))
+                if self.settings.risk.volatility_stop:
+                    self.emit(
+                        await self._until(lambda s=symbol: self.market.candles(s, HOUR_NS, HOURLY_BARS), "hourly candles")
+                    )
+            await asyncio.sleep((HOUR_NS if self.settings.risk.volatility_stop else DAY_NS) / NS_PER_S)
+
+    # ------------------------------------------------------------------ callbacks
+
+    def _on_link(self, up: bool, detail: str) -> None:  # noqa: FBT001 - the feed's callback
+        log.info("market stream", up=up, detail=detail)
+        self.emit(Link("market", up, detail, self.clock.now_ns()))
+
+    def _on_request(self, endpoint: str, outcome: str, weight: int) -> None:
+        self.metrics.request(endpoint, outcome)
+
+    def _depths(self) -> dict[str, int]:
+        return {
+            "events": self.runner.depth,
+            "ledger": self.ledger.backlog,
+            "journal": self.journal.pending,
+            "jobs": self.supervisor.jobs,
+        }
+
+    # ------------------------------------------------------------------ run and stop
+
+    def request_stop(self) -> None:
+        """Ask for an orderly stop."""
+        self._stop.set()
+
+    def kill(self) -> None:
+        """Latch a kill at once (SIGUSR1)."""
+        self.command(Action.KILL, "signal")
+
+    def trap_signals(self) -> None:
+        """SIGTERM and SIGINT stop, SIGUSR1 kills."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.request_stop)
+        loop.add_signal_handler(signal.SIGINT, self.request_stop)
+        loop.add_signal_handler(signal.SIGUSR1, self.kill)
+
+    async def wait(self) -> None:
+        """Wait until a stop is asked for."""
+        await self._stop.wait()
+
+    async def stop(self) -> None:
+        """Stop in stages: no new orders, let what was sent be answered, close the venue, write everything down."""
+        self._stopping = True
+        stages: list[tuple[str, Callable[[], Any], float]] = [
+            ("drain", self._drain, DRAIN_S + 1),
+            ("venue", self._close_venue, 3.0),
+            ("tasks", self.supervisor.stop, 4.0),
+        ]
+        for name, stage, timeout_s in stages:
+            await self._stage(name, stage, timeout_s)
+        for close in reversed(self._closers):
+            await self._stage(getattr(close, "__qualname__", "close"), close, 5.0)
+
+    async def _stage(self, name: str, stage: Callable[[], Any], timeout_s: float) -> None:
+        started = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(timeout_s):
+                result = stage()
+                if asyncio.iscoroutine(result) or isinstance(result, asyncio.Future):
+                    await result
+        except TimeoutError:
+            log.error("stop stage is late", stage=name, timeout_s=timeout_s)
+        except (BallastError, OSError) as error:
+            log.error("stop stage failed", stage=name, error=str(error))
+        log.debug("stopped", stage=name, seconds=round(asyncio.get_running_loop().time() - started, 3))
+
+    async def _drain(self) -> None:
+        if hasattr(self, "dispatch"):
+            self.dispatch.stopping = True
+        await self.supervisor.settle(DRAIN_S)
+
+    async def _close_venue(self) -> None:
+        if self._parts is not None:
+            await self._parts.venue.close()
+
+    def _close_journal(self) -> None:
+        self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
+        self.journal.close()
