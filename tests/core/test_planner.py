@@ -364,7 +364,7 @@ def test_exit_does_not_need_equity() -> None:
 
 # ---------------------------------------------------------------------------------- properties
 
-PRICE = st.floats(min_value=0.01, max_value=50_000.0)
+PRICE = st.floats(min_value=2.0, max_value=50_000.0)
 TICKS = st.sampled_from([D("0.01"), D("0.0001"), D("0.5"), D(1)])
 STEPS = st.sampled_from([D("0.00001"), D("0.001"), D("0.1"), D(1)])
 
@@ -389,20 +389,20 @@ def _requests(draw: st.DrawFn) -> PlanRequest:
             min_qty=D(0),
             max_qty=D(draw(st.integers(0, 9000))),
         )
-        weight = draw(st.floats(min_value=0.0, max_value=0.33))
+        weight = draw(st.floats(min_value=0.0, max_value=draw(st.sampled_from([0.1, 0.33]))))
         qty = D(repr(round(float(equity) * weight / mid, 7)))
         positions[symbol] = qty
         used += qty * D(repr(mid))
     return msgspec.structs.replace(
         REQUEST,
         equity=equity,
-        cash_free=(equity - used) * D(draw(st.integers(min_value=0, max_value=100))) / 100,
+        cash_free=(equity - used) * D(draw(st.integers(min_value=-10, max_value=100))) / 100,
         quotes=quotes,
         instruments=rules,
         positions=positions,
         sellable={s: q * D(draw(st.integers(min_value=0, max_value=100))) / 100 for s, q in positions.items()},
         targets={s: draw(st.floats(min_value=0.0, max_value=0.4)) for s in UNIVERSE},
-        frozen=frozenset(draw(st.sets(st.sampled_from(UNIVERSE)))),
+        frozen=frozenset(draw(st.sets(st.sampled_from(UNIVERSE), max_size=draw(st.integers(0, 2)) // 2))),
         closing=frozenset(draw(st.sets(st.sampled_from(UNIVERSE), max_size=1))),
         limits=Limits(order=draw(st.sampled_from(Tif)), venue_orders_per_10s=1000),
         max_intents=draw(st.integers(min_value=0, max_value=10)),
