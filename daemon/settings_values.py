@@ -6,7 +6,7 @@ import re
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 NS_PER_S = 1_000_000_000
 
@@ -35,6 +35,7 @@ _UNIT_NS = {
     "w": 604_800 * NS_PER_S,
 }
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w)")
+_PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s\"]*@")
 _LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 DURATION_NS_MAX = 3650 * 86_400 * NS_PER_S
 
@@ -143,13 +144,9 @@ def check_url(text: str, *, plain: str, secure: str) -> str:
     return text.rstrip("/")
 
 
-def hide_password(url: str) -> str:
-    """Return the URL with its password, if any, replaced by ``**********``."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user = f"{parts.username or ''}:**********@"
-    return urlunsplit(parts._replace(netloc=user + parts.netloc.rpartition("@")[2]))
+def hide_password(text: str) -> str:
+    """Return the text with the password of every URL in it replaced by ``**********``."""
+    return _PASSWORD.sub(r"\1**********@", text)
 
 
 @cache
