@@ -35,7 +35,8 @@ class NoCovariance(msgspec.Struct, frozen=True):
 def returns_of(closes: "NDArray[np.float64]") -> "NDArray[np.float64]":
     """Return simple returns (n_bars - 1, n_assets) of closes (n_assets, n_bars), the newest ``RETURNS_MAX`` of them."""
     recent = closes[:, -(RETURNS_MAX + 1) :]
-    return np.ascontiguousarray((recent[:, 1:] / recent[:, :-1] - 1.0).T)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # judged by ``repair``, not by a warning
+        return np.ascontiguousarray((recent[:, 1:] / recent[:, :-1] - 1.0).T)
 
 
 def sample(returns: "NDArray[np.float64]") -> "NDArray[np.float64]":
@@ -73,31 +74,28 @@ def ledoit_wolf(returns: "NDArray[np.float64]") -> tuple["NDArray[np.float64]", 
     norms = np.einsum("ij,ij->i", centred, centred)
     b2 = max(0.0, float(norms @ norms) / (T * T) - squared / T)
     shrinkage = min(1.0, b2 / d2)
-    S *= 1.0 - shrinkage
-    S[np.diag_indices(n)] += shrinkage * m
-    return S, shrinkage
+    shrunk = S * (1.0 - shrinkage)
+    shrunk[np.diag_indices(n)] += shrinkage * m
+    return shrunk, shrinkage
 
 
-def repair(S: "NDArray[np.float64]") -> "NDArray[np.float64] | NoCovariance":
+def repair(covariance: "NDArray[np.float64]") -> "NDArray[np.float64] | NoCovariance":
     """Return a symmetric matrix whose eigenvalues are at least ``EIGEN_FLOOR`` tr(S) / n; refuse what is not finite.
 
     A zero matrix (prices that never move) is returned as it is: there is no risk to measure, and the optimiser can
     solve it. Cholesky decides cheaply that nothing is to be done.
     """
-    if S.ndim != 2 or S.shape[0] != S.shape[1]:
-        return NoCovariance(f"covariance has shape {S.shape}, not square")
-    if not bool(np.all(np.isfinite(S))):
+    if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
+        return NoCovariance(f"covariance has shape {covariance.shape}, not square")
+    if not bool(np.all(np.isfinite(covariance))):
         return NoCovariance("covariance is not finite")
-    n = S.shape[0]
-    S = 0.5 * (S + S.T)
+    n = covariance.shape[0]
+    S = np.asarray(0.5 * (covariance + covariance.T), dtype=np.float64)
     mean_variance = float(np.trace(S)) / n
     if mean_variance <= 0.0:
-        return (
-            np.zeros_like(S) if float(np.abs(S).max()) <= 0.0 else NoCovariance("covariance has no positive variance")
-        )
-    floor = EIGEN_FLOOR * mean_variance
+        return S if not bool(S.any()) else NoCovariance("covariance has no positive variance")
     try:
-        np.linalg.cholesky(S - floor * np.eye(n))
+        np.linalg.cholesky(S - EIGEN_FLOOR * mean_variance * np.eye(n))
     except np.linalg.LinAlgError:
         pass
     else:
@@ -121,38 +119,56 @@ def estimate(returns: "NDArray[np.float64]", *, method: str, horizon_bars: int) 
     """
     if returns.shape[0] < RETURNS_MIN:
         return NoCovariance(f"{returns.shape[0]} returns, at least {RETURNS_MIN} needed")
-    if not bool(np.all(np.isfinite(returns))):
-        return NoCovariance("returns are not finite")
-    match method:
-        case "sample":
-            S = sample(returns)
-        case "ewma":
-            S = ewma(returns)
-        case "ledoit_wolf":
-            S, _ = ledoit_wolf(returns)
-        case "factor":
-            F, D = factor_form(sample(returns), min(FACTORS, returns.shape[1]))
-            S = F @ F.T + np.diag(D)
-        case _:
-            return NoCovariance(f"unknown covariance method {method!r}: sample, ewma, ledoit_wolf or factor")
-    return repair(S * horizon_bars)
+    with np.errstate(over="ignore", invalid="ignore"):  # what leaves float64 is refused by repair
+        match method:
+            case "sample":
+                per_bar = sample(returns)
+            case "ewma":
+                per_bar = ewma(returns)
+            case "ledoit_wolf":
+                per_bar = ledoit_wolf(returns)[0]
+            case "factor":
+                per_bar = sample(returns)
+            case _:
+                return NoCovariance(f"unknown covariance method {method!r}: sample, ewma, ledoit_wolf or factor")
+        repaired = repair(per_bar * horizon_bars)
+    if method != "factor" or isinstance(repaired, NoCovariance):
+        return repaired
+    F, D = factor_form(repaired, FACTORS)
+    return np.asarray(F @ F.T + np.diag(D), dtype=np.float64)
 
 
-def factor_form(S: "NDArray[np.float64]", k: int) -> tuple["NDArray[np.float64]", "NDArray[np.float64]"]:
-    """Split S into F (n, k) and D (n,) >= 0 with S ~ F F' + diag(D).
+def estimate_factors(
+    returns: "NDArray[np.float64]", *, method: str, horizon_bars: int
+) -> "tuple[NDArray[np.float64], NDArray[np.float64]] | NoCovariance":
+    """Return F (n, k) and D (n,) whose F F' + diag(D) is exactly what ``estimate`` returns; k = ``factor_count``."""
+    base = "sample" if method == "factor" else method
+    S = estimate(returns, method=base, horizon_bars=horizon_bars)
+    return S if isinstance(S, NoCovariance) else factor_form(S, factor_count(S.shape[0], method))
 
-    Exact for k >= n: F is the Cholesky factor, or comes from the eigenvalues where S is singular, and D = 0. For k <
-    n, F holds the first k principal components and D what they leave of the diagonal. ``S`` must be symmetric and
+
+def factor_count(n: int, method: str) -> int:
+    """Return the columns of F: ``FACTORS`` for the factor model, n for every other estimate, which is then exact."""
+    return min(FACTORS, n) if method == "factor" else n
+
+
+def factor_form(covariance: "NDArray[np.float64]", k: int) -> tuple["NDArray[np.float64]", "NDArray[np.float64]"]:
+    """Split S (n, n) into F (n, min(k, n)) and D (n,) >= 0 with S ~ F F' + diag(D).
+
+    Exact for k >= n: F is the Cholesky factor, or comes from the eigenvalues where S is singular, and D = 0. For
+    k < n, F holds the first k principal components and D what they leave of the diagonal. S must be symmetric and
     positive semidefinite (see ``repair``).
     """
-    n = S.shape[0]
+    n = covariance.shape[0]
     if k >= n:
         try:
-            return np.ascontiguousarray(np.linalg.cholesky(S)), np.zeros(n)
+            return np.array(np.linalg.cholesky(covariance), dtype=np.float64), np.zeros(n)
         except np.linalg.LinAlgError:  # singular, such as prices that never move
             pass
-    values, vectors = np.linalg.eigh(S)
+    values, vectors = np.linalg.eigh(covariance)
     order = np.argsort(values)[::-1][: min(k, n)]
-    F = np.ascontiguousarray(vectors[:, order] * np.sqrt(np.maximum(values[order], 0.0)))
-    D = np.zeros(n) if k >= n else np.maximum(np.diag(S) - np.einsum("ij,ij->i", F, F), 0.0)
-    return F, D
+    F = np.array(vectors[:, order] * np.sqrt(np.maximum(values[order], 0.0)), dtype=np.float64)
+    if k >= n:
+        return F, np.zeros(n)
+    left = np.diag(covariance) - np.einsum("ij,ij->i", F, F)
+    return F, np.asarray(np.maximum(left, 0.0), dtype=np.float64)

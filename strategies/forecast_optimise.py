@@ -8,7 +8,7 @@ import numpy as np
 
 from daemon.domain.signal import Forecast, NoDecision, NoReason, Targets, View
 from strategies.artifact import BadArtifact, load_forecaster
-from strategies.covariance import FACTORS, RETURNS_MIN, NoCovariance, estimate, factor_form, returns_of
+from strategies.covariance import RETURNS_MIN, NoCovariance, estimate_factors, factor_count, returns_of
 from strategies.cvar import scale_down
 from strategies.optimise import NoSolution, Optimiser, Solution
 from strategies.params import ModelInfo, StrategySetup, Timings
@@ -118,7 +118,7 @@ class ForecastOptimise:
     def _optimiser_for(self, n: int, setup: StrategySetup) -> Optimiser:
         """Return the compiled optimiser for ``n`` assets; compiled again only when the universe changes its size."""
         if self._optimiser is None or self._optimiser_size != n:
-            self._optimiser = Optimiser(n, setup.optimizer, _factor_count(n, setup))
+            self._optimiser = Optimiser(n, setup.optimizer, factor_count(n, setup.optimizer.covariance))
             self._optimiser_size = n
         return self._optimiser
 
@@ -142,11 +142,6 @@ class ForecastOptimise:
         if isinstance(solution, NoSolution):
             return NoDecision(NoReason.NOT_FINITE, solution.reason)
         return _targets(view, solution, forecasts.forecast, setup, w0=w0)
-
-
-def _factor_count(n: int, setup: StrategySetup) -> int:
-    """Return the columns of F: few for a factor model, n (exact) for every other estimate."""
-    return min(FACTORS, n) if setup.optimizer.covariance == "factor" else n
 
 
 def _forecast(
@@ -219,10 +214,12 @@ def _factors(
     usable = (np.isfinite(closes) & (closes > 0.0)).all(axis=0)
     gaps = np.flatnonzero(~usable)
     common = closes[:, int(gaps[-1]) + 1 :] if gaps.size else closes
-    S = estimate(returns_of(common), method=setup.optimizer.covariance, horizon_bars=setup.forecast.horizon_bars)
-    if isinstance(S, NoCovariance):
-        return NoDecision(NoReason.NOT_FINITE, S.detail)
-    F_sound, D_sound = factor_form(S, _factor_count(S.shape[0], setup))
+    estimated = estimate_factors(
+        returns_of(common), method=setup.optimizer.covariance, horizon_bars=setup.forecast.horizon_bars
+    )
+    if isinstance(estimated, NoCovariance):
+        return NoDecision(NoReason.NOT_FINITE, estimated.detail)
+    F_sound, D_sound = estimated
     if bool(sound.all()):
         return F_sound, D_sound
     F, D = np.zeros((sound.size, F_sound.shape[1])), np.zeros(sound.size)

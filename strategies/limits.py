@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from strategies.params import OptimizerParams
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -33,26 +35,27 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def limits_of(
+    params: OptimizerParams,
+    *,
     w0: "NDArray[np.float64]",
     caps: "NDArray[np.float64]",
     frozen: "NDArray[np.bool_]",
-    *,
-    budget: float,
     turnover_left: float,
 ) -> Limits:
     """Derive bounds: a frozen asset or one above its cap may stay or fall, never grow; a cap of 0 means a target of 0.
 
     Parameters
     ----------
+    params : the configured limits: largest weight, budget, turnover per decision
     w0, caps : arrays (n_assets,), fractions of equity
     frozen : array (n_assets,) of bool
-    budget : largest sum of weights
-    turnover_left : largest sum of increases, fraction of equity
+    turnover_left : largest sum of increases today, fraction of equity
     """
     w0 = np.maximum(w0, 0.0)
-    ub = np.where(frozen, w0, np.maximum(w0, caps))
+    ub = np.where(frozen, w0, np.maximum(w0, np.minimum(caps, params.max_weight)))
     ub = np.where(caps <= 0.0, 0.0, ub)
-    return Limits(w0=w0, ub=ub, budget=max(budget, 0.0), turnover_left=max(turnover_left, 0.0))
+    tau = min(max(turnover_left, 0.0), params.turnover_max)
+    return Limits(w0=w0, ub=ub, budget=params.budget, turnover_left=tau)
 
 
 def violation(w: "NDArray[np.float64]", limits: Limits) -> float:

@@ -92,11 +92,15 @@ class Definition:
         objective = 0.5 * risk - self.gmu @ self.w + self.kappa * cp.norm1(u)
         self.budget_row = cp.sum(self.w) <= self.budget
         self.turnover_row = cp.sum(cp.pos(u)) <= self.tau
-        constraints = [u == self.w - self.w0, self.w >= 0, self.w <= self.ub, self.budget_row]
+        constraints: list[cp.Constraint] = [u == self.w - self.w0, self.w >= 0, self.w <= self.ub, self.budget_row]
         if soft:
             constraints.append(self.turnover_row)
-            if fully_invested:
-                objective = objective + SHORTFALL_PENALTY * cp.pos(self.budget - cp.sum(self.w))
+        self.shortfall_row: cp.Constraint | None = None
+        if soft and fully_invested:
+            shortfall = cp.Variable(nonneg=True, name="q")
+            self.shortfall_row = shortfall >= self.budget - cp.sum(self.w)
+            constraints.append(self.shortfall_row)
+            objective = objective + SHORTFALL_PENALTY * shortfall
         self._soft = soft
         self.problem = cp.Problem(cp.Minimize(objective), constraints)
 
@@ -115,19 +119,20 @@ class Definition:
         w = self.w.value
         if w is None:
             return Raw(w=np.full(problem.w0.size, np.nan), status=status, optimal=False, duals=(0.0, 0.0))
+        budget_dual = _dual(self.budget_row) - (_dual(self.shortfall_row) if self.shortfall_row is not None else 0.0)
         turnover_dual = _dual(self.turnover_row) if self._soft else 0.0
         return Raw(
             w=np.array(w, dtype=np.float64),
             status=status,
             optimal=status == cp.OPTIMAL,
-            duals=(_dual(self.budget_row), turnover_dual),
+            duals=(budget_dual, turnover_dual),
         )
 
 
 def _dual(constraint: cp.Constraint) -> float:
     """Return the multiplier of a scalar constraint, 0 where the solver gave none."""
     value = constraint.dual_value
-    return 0.0 if value is None else float(value)
+    return 0.0 if value is None else float(np.asarray(value, dtype=np.float64).reshape(-1)[0])
 
 
 class Optimiser:
@@ -148,6 +153,12 @@ class Optimiser:
             ("second", Definition(n, self._k, fully_invested=full)),
             ("relaxed", Definition(n, self._k, fully_invested=full, soft=False)),
         )
+        nothing = np.zeros(n)
+        first = Problem(
+            F=np.zeros((n, self._k)), D=np.ones(n), gmu=nothing, kappa=1.0, w0=nothing, ub=nothing, budget=1.0, tau=1.0
+        )
+        for _, solver in self._rungs:  # compile now, not in the decision that needs the rung
+            solver.solve(first)
 
     def solve(
         self,
@@ -177,9 +188,7 @@ class Optimiser:
         if fault:
             return NoSolution(fault)
         params = self._params
-        limits = limits_of(
-            w0, np.minimum(caps, params.max_weight), frozen, budget=params.budget, turnover_left=turnover_left
-        )
+        limits = limits_of(params, w0=w0, caps=caps, frozen=frozen, turnover_left=turnover_left)
         names = symbols or tuple(str(i) for i in range(self._n))
         problem, scale = self._scaled(mean, F, D, limits)
         tried: list[str] = []
@@ -194,7 +203,7 @@ class Optimiser:
                 tried.append(f"{rung}: {raw.status}, violation {excess:.1e}")
                 continue
             duals = (("budget", raw.duals[0] / scale), ("turnover", raw.duals[1] / scale))
-            shadow = tuple((name, price) for name, price in duals if price > VERIFY)
+            shadow = tuple((name, price) for name, price in duals if abs(price) > VERIFY)
             return self._solution(
                 project(raw.w, limits), limits, problem, scale,
                 status=raw.status, rung=rung, names=names, shadow=shadow, tried=tuple(tried),

@@ -13,14 +13,16 @@ NS_PER_DAY = 86_400 * 1_000_000_000
 class ForecastParams(msgspec.Struct, frozen=True, kw_only=True):
     """The ``[forecast]`` block (DESIGN A4).
 
-    ``lookback`` and ``horizon_bars`` count bars; ``retrain_every_ns`` 0 means never, and then no model is too old;
-    ``shrink`` is ``skill`` or ``none``.
+    ``lookback``, ``horizon_bars`` and ``train_bars`` count bars; ``retrain_every_ns`` 0 means
+    never, and then no model is too old; ``shrink`` is ``skill`` or ``none``.
     """
 
     model: str = "lstm"
     lookback: int = 60
     horizon_bars: int = 24
     shrink: str = "skill"
+    train_bars: int = 20_000
+    train_seconds_max: float = 900.0
     retrain_every_ns: int = NS_PER_DAY
     min_skill: float = 0.0
     max_model_age_ns: int = 7 * NS_PER_DAY
@@ -37,8 +39,10 @@ class OptimizerParams(msgspec.Struct, frozen=True, kw_only=True):
     risk_tolerance: float = 0.25
     covariance: str = "ledoit_wolf"
     fully_invested: bool = False
+    rebalance_every: int = 1
     cost_bps: float = 10.0
     turnover_max: float = 0.5
+    turnover_max_day: float = 2.0
     max_weight: float = 0.30
     max_gross: float = 1.0
     min_cash: float = 0.02

@@ -42,7 +42,10 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class Raw(msgspec.Struct, frozen=True):
-    """A solver's own answer, unverified: weights, its word, whether it says optimal, duals of budget and turnover."""
+    """A solver's own answer, unverified: weights, its word, whether it says optimal, duals of budget and turnover.
+
+    With full investment the budget's dual is net of the shortfall's: negative where being invested costs.
+    """
 
     w: "NDArray[np.float64]"
     status: str
@@ -56,6 +59,7 @@ class _Info(Protocol):
 
 class _Result(Protocol):
     x: "NDArray[np.float64]"
+    z_l: "NDArray[np.float64]"
     z_u: "NDArray[np.float64]"
     info: _Info
 
@@ -114,7 +118,7 @@ class FixedQP:
         eye = sparse.identity(n, format="csc")
         accounts = sparse.hstack([eye, -eye, eye, sparse.csc_matrix((n, nv - 3 * n))], format="csc")
         if not self._factored:
-            return accounts
+            return sparse.csc_matrix(accounts)
         exposures = sparse.hstack(
             [
                 sparse.csc_matrix(np.ones((ny, n))),
@@ -124,7 +128,7 @@ class FixedQP:
             ],
             format="csc",
         )
-        return sparse.vstack([accounts, exposures], format="csc")
+        return sparse.csc_matrix(sparse.vstack([accounts, exposures], format="csc"))
 
     def _fill(self, problem: Problem) -> None:
         """Write the numbers of ``problem`` into the fixed patterns."""
@@ -164,7 +168,7 @@ class FixedQP:
             w=np.array(result.x[: self._n], dtype=np.float64),
             status=word,
             optimal=word == "solved",
-            duals=(float(result.z_u[0]), float(result.z_u[1])),
+            duals=(float(result.z_u[0] - (result.z_l[2] if self._full else 0.0)), float(result.z_u[1])),
         )
 
 

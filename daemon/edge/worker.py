@@ -3,8 +3,8 @@
 No heavy library is imported here.
 
 At most one decision is in flight and the newest view wins: a request that arrives meanwhile waits alone, and a newer
-one takes its place together with its bars. Every ``Decide`` is answered exactly once. A child that misses a deadline
-is killed, one that dies or grows is replaced.
+one takes its place; of the older only the bars are sent. Every ``Decide`` is answered exactly once. A child that misses
+a deadline is killed, one that dies or grows is replaced.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from daemon.edge.worker_wire import (
     FROM_CHILD,
     NS_PER_S,
     Answer,
+    Bars,
     Failed,
     Frames,
     Ready,
@@ -91,14 +92,13 @@ class Worker:
         if self._link is None:
             self._answer(decide, NoReason.WORKER_DOWN, self.detail or "no worker is running")
         elif self._flying is None:
-            self._send(decide)
+            self._send(self._link, decide)
         else:
-            older = self._waiting
+            older, self._waiting = self._waiting, decide
             if older is not None:
                 self.superseded += 1
-                decide = msgspec.structs.replace(decide, bars=older.bars + decide.bars)
+                self._link.send(Bars(older.bars))
                 self._answer(older, NoReason.DEADLINE, f"superseded by view {decide.seq} before the worker was free")
-            self._waiting = decide
 
     def reload_model(self) -> None:
         """Have the child serve the model that is current now; announced by another ``WorkerUp``."""
@@ -193,15 +193,21 @@ class Worker:
             self._waiting = waiting  # answered when the child has gone
             link.end(f"worker grew to {answer.rss_bytes >> 20} MiB, limit {self._config.rss_bytes_max >> 20} MiB")
         elif waiting is not None:
-            self._send(waiting)
+            self._send(link, waiting)
         self._emit(msgspec.structs.replace(answer.decided, ts_ns=self._clock.now_ns()))
 
-    def _send(self, decide: Decide) -> None:
-        assert self._link is not None  # noqa: S101 - both callers have just looked
+    def _send(self, link: "_Link", decide: Decide) -> None:
+        """Put a decision in flight, unless it is too late to ask: then only its bars are sent."""
+        left_ns = decide.deadline_ns - self._clock.now_ns()
+        if left_ns <= 0:
+            link.send(Bars(decide.bars))
+            self._answer(decide, NoReason.DEADLINE, "the deadline had passed before the worker was free")
+            return
         self._flying = decide
-        self._link.send(decide)
-        left_s = max(0.0, (decide.deadline_ns - self._clock.now_ns()) / NS_PER_S)
-        self._deadline = asyncio.get_running_loop().call_later(left_s, self._overdue, decide)
+        link.send(decide)
+        # A wall clock set back must not let a child hang: never longer than the engine allowed when it asked.
+        left_ns = min(left_ns, max(decide.deadline_ns - decide.ts_ns, 0))
+        self._deadline = asyncio.get_running_loop().call_later(left_ns / NS_PER_S, self._overdue, decide)
 
     def _overdue(self, decide: Decide) -> None:
         """Kill the child that missed its deadline and say so."""

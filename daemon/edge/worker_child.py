@@ -22,7 +22,7 @@ from daemon.domain.events import Decide, Decided, Seed
 from daemon.domain.market import Bar
 from daemon.domain.signal import NoDecision, NoReason, Strategy, Targets, View
 from daemon.edge.clock import Clock
-from daemon.edge.worker_wire import TO_CHILD, Answer, Failed, Frames, Ready, Reload, WorkerConfig, frame, one_line
+from daemon.edge.worker_wire import TO_CHILD, Answer, Bars, Failed, Frames, Ready, Reload, WorkerConfig, frame, one_line
 from strategies.limits import Limits, limits_of, project, violation
 from strategies.params import NeedsSetup, Timings
 
@@ -70,10 +70,32 @@ class InlineWorker:
         self._buffers = Buffers.from_rows(seed.rows, capacity=self._config.buffer_bars, bar_ns=seed.bar_ns)
         self._daily = daily_returns([np.frombuffer(one, dtype=np.float64) for one in seed.daily])
 
+    def append(self, bars: tuple[Bar, ...]) -> None:
+        """Append closed bars without a decision, a column per close; a symbol without a bar gets an empty one."""
+        buffers = self._buffers
+        if buffers is None:
+            return
+        index = {symbol: i for i, symbol in enumerate(self._symbols)}
+        columns: dict[int, list[Bar]] = {}
+        for bar in bars:
+            if bar.symbol in index and bar.close_ns > buffers.close_ns:
+                columns.setdefault(bar.close_ns, []).append(bar)
+        for close_ns in sorted(columns):
+            holes = (close_ns - buffers.close_ns) // buffers.bar_ns - 1 if buffers.count else 0
+            if holes >= buffers.capacity:  # nothing we hold is within reach any more
+                buffers = self._buffers = Buffers(buffers.n_assets, buffers.capacity, buffers.bar_ns)
+                holes = 0
+            for _ in range(holes):
+                buffers.append_column(buffers.close_ns + buffers.bar_ns, _empty_column(buffers))
+            column = _empty_column(buffers)
+            for bar in columns[close_ns]:
+                column[index[bar.symbol]] = (bar.open, bar.high, bar.low, bar.close, bar.volume)
+            buffers.append_column(close_ns, column)
+
     def decide(self, decide: Decide) -> Decided:
         """Append the bars that closed, ask the strategy, contain its answer."""
         try:
-            self._append(decide)
+            self.append(decide.bars)
             result = self._ask(decide)
         except Exception as error:  # noqa: BLE001 - a user's strategy may raise anything; it is contained and reported
             result = NoDecision(NoReason.STRATEGY_RAISED, one_line(error))
@@ -114,36 +136,13 @@ class InlineWorker:
         return contain(self._strategy.decide(view, self._config.params), decide, self._limits(decide))
 
     def _limits(self, decide: Decide) -> Limits:
-        limits = self._config.setup.optimizer
         return limits_of(
-            np.array(decide.weights),
-            np.minimum(np.array(decide.caps), limits.max_weight),
-            np.array(decide.frozen, dtype=np.bool_),
-            budget=limits.budget,
+            self._config.setup.optimizer,
+            w0=np.array(decide.weights),
+            caps=np.array(decide.caps),
+            frozen=np.array(decide.frozen, dtype=np.bool_),
             turnover_left=decide.turnover_left,
         )
-
-    def _append(self, decide: Decide) -> None:
-        """Append a column per close; a symbol without a bar gets an empty one."""
-        buffers = self._buffers
-        if buffers is None:
-            return
-        index = {symbol: i for i, symbol in enumerate(self._symbols)}
-        columns: dict[int, list[Bar]] = {}
-        for bar in decide.bars:
-            if bar.symbol in index and bar.close_ns > buffers.close_ns:
-                columns.setdefault(bar.close_ns, []).append(bar)
-        for close_ns in sorted(columns):
-            holes = (close_ns - buffers.close_ns) // buffers.bar_ns - 1 if buffers.count else 0
-            if holes >= buffers.capacity:  # nothing we hold is within reach any more
-                buffers = self._buffers = Buffers(buffers.n_assets, buffers.capacity, buffers.bar_ns)
-                holes = 0
-            for _ in range(holes):
-                buffers.append_column(buffers.close_ns + buffers.bar_ns, _empty_column(buffers))
-            column = _empty_column(buffers)
-            for bar in columns[close_ns]:
-                column[index[bar.symbol]] = (bar.open, bar.high, bar.low, bar.close, bar.volume)
-            buffers.append_column(close_ns, column)
 
 
 def _empty_column(buffers: Buffers) -> NDArray[np.float64]:
@@ -163,7 +162,7 @@ def daily_returns(closes: list[NDArray[np.float64]]) -> NDArray[np.float64] | No
     table = np.full((days, len(closes)), np.nan)
     for i, one in enumerate(closes):
         if one.size:
-            table[-one.size :, i] = np.where(one > 0.0, one, np.nan)
+            table[-one.size :, i] = np.where(np.isfinite(one) & (one > 0.0), one, np.nan)
     returns: NDArray[np.float64] = table[1:] / table[:-1] - 1.0
     return returns
 
@@ -259,6 +258,8 @@ def serve(link: socket.socket) -> None:
                 link.sendall(frame(_reload(worker)))
             elif isinstance(message, Seed):
                 worker.seed(message)
+            elif isinstance(message, Bars):
+                worker.append(message.bars)
             else:
                 link.sendall(_answer(worker.decide(message)))
 

@@ -5,6 +5,7 @@ import struct
 import msgspec
 
 from daemon.domain.events import Decide, Decided, Seed
+from daemon.domain.market import Bar
 from strategies.params import StrategySetup
 
 PREFIX = struct.Struct(">I")
@@ -37,6 +38,12 @@ class Reload(msgspec.Struct, frozen=True, tag=True):
     """Serve the model that is current now."""
 
 
+class Bars(msgspec.Struct, frozen=True, tag=True):
+    """Closed bars of a ``Decide`` that is not asked any more: the buffers need them all the same."""
+
+    bars: tuple[Bar, ...]
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """Set up: the model served ("" when none) and the close of the newest bar it saw.
 
@@ -61,7 +68,7 @@ class Answer(msgspec.Struct, frozen=True, tag=True):
     rss_bytes: int
 
 
-ToChild = WorkerConfig | Seed | Decide | Reload
+ToChild = WorkerConfig | Seed | Decide | Bars | Reload
 FromChild = Ready | Failed | Answer
 
 _ENCODER = msgspec.msgpack.Encoder()
