@@ -102,16 +102,25 @@ class Rest:
         Source of jitter.
     on_request
         Told about every request, for metrics.
+    retry_base_s
+        Mean delay before the first retry, seconds; it doubles with each.
     """
 
     def __init__(
-        self, exchange: Any, clock: Clock, *, rng: random.Random | None = None, on_request: OnRequest | None = None
+        self,
+        exchange: Any,
+        clock: Clock,
+        *,
+        rng: random.Random | None = None,
+        on_request: OnRequest | None = None,
+        retry_base_s: float = RETRY_BASE_S,
     ) -> None:
         self.exchange = exchange
         self.clock = clock
         self._rng = rng or random.Random()
         self._on_request = on_request
         self._quiet_until_ns = 0
+        self._retry_base_s = retry_base_s
 
     async def ask(
         self,
@@ -129,7 +138,7 @@ class Rest:
         failure: BallastError = Transient(f"{endpoint}: not asked")
         for attempt in range(attempts):
             if attempt:
-                await asyncio.sleep(self._rng.uniform(0.0, min(RETRY_CAP_S, RETRY_BASE_S * 2.0**attempt)))
+                await asyncio.sleep(self._rng.uniform(0.0, min(RETRY_CAP_S, self._retry_base_s * 2.0**attempt)))
             await self._wait_quiet()
             try:
                 answer = parse(await getattr(self.exchange, endpoint)(params))
