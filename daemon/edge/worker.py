@@ -3,8 +3,8 @@
 No heavy library is imported here.
 
 At most one decision is in flight and the newest view wins: a request that arrives meanwhile waits alone, and a newer
-one takes its place; of the older only the bars are sent. Every ``Decide`` is answered exactly once. A child that misses
-a deadline is killed, one that dies or grows is replaced.
+one takes its place; of the older only the bars are sent. Every ``Decide`` is answered exactly once. An answer
+after the deadline is dropped; a child that hangs, dies or grows is replaced.
 """
 
 import asyncio
@@ -68,10 +68,12 @@ class Worker:
         self._link: _Link | None = None
         self._flying: Decide | None = None
         self._waiting: Decide | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._late = False
+        self._timer: asyncio.TimerHandle | None = None
         self.pid = 0
         self.starts = 0
         self.superseded = 0
+        self.late = 0
         self.rss_bytes = 0
         self.detail = ""
 
@@ -154,13 +156,19 @@ class Worker:
 
     def _drop(self, detail: str) -> None:
         """Answer what the child can no longer answer."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        lost = [decide for decide in (self._flying, self._waiting) if decide is not None]
-        self._flying = self._waiting = None
+        lost = [self._waiting] if self._late else [self._flying, self._waiting]
+        self._waiting = None
+        self._land()
         for decide in lost:
-            self._emit(self._refusal(decide, NoReason.WORKER_DOWN, detail))
+            if decide is not None:
+                self._emit(self._refusal(decide, NoReason.WORKER_DOWN, detail))
+
+    def _land(self) -> None:
+        """Note that nothing is in flight any more."""
+        self._flying, self._late = None, False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     # ------------------------------------------------------------- heard from the child
 
@@ -182,10 +190,8 @@ class Worker:
         if flying is None or answer.decided.seq != flying.seq:
             link.end(f"answer to view {answer.decided.seq}, which was not asked")
             return
-        self._flying = None
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        late = self._late
+        self._land()
         link.served = True
         self.rss_bytes = answer.rss_bytes
         waiting, self._waiting = self._waiting, None
@@ -194,7 +200,8 @@ class Worker:
             link.end(f"worker grew to {answer.rss_bytes >> 20} MiB, limit {self._config.rss_bytes_max >> 20} MiB")
         elif waiting is not None:
             self._send(link, waiting)
-        self._emit(msgspec.structs.replace(answer.decided, ts_ns=self._clock.now_ns()))
+        if not late:
+            self._emit(msgspec.structs.replace(answer.decided, ts_ns=self._clock.now_ns()))
 
     def _send(self, link: "_Link", decide: Decide) -> None:
         """Put a decision in flight, unless it is too late to ask: then only its bars are sent."""
@@ -207,16 +214,16 @@ class Worker:
         link.send(decide)
         # A wall clock set back must not let a child hang: never longer than the engine allowed when it asked.
         left_ns = min(left_ns, max(decide.deadline_ns - decide.ts_ns, 0))
-        self._deadline = asyncio.get_running_loop().call_later(left_ns / NS_PER_S, self._overdue, decide)
+        self._timer = asyncio.get_running_loop().call_later(left_ns / NS_PER_S, self._overdue, link, decide)
 
-    def _overdue(self, decide: Decide) -> None:
-        """Kill the child that missed its deadline and say so."""
-        link, self._deadline = self._link, None
-        if link is None or self._flying is not decide:
-            return
-        self._link, self._flying = None, None
-        link.end(f"no answer to view {decide.seq} before its deadline")
-        self._emit(self._refusal(decide, NoReason.DEADLINE, "the worker did not answer in time and was replaced"))
+    def _overdue(self, link: "_Link", decide: Decide) -> None:
+        """Answer that the deadline was missed, and give the child a little longer before it counts as hanging."""
+        self._late = True
+        self.late += 1
+        self._timer = asyncio.get_running_loop().call_later(
+            self._config.hang_ns / NS_PER_S, link.end, f"no answer to view {decide.seq} long after its deadline"
+        )
+        self._emit(self._refusal(decide, NoReason.DEADLINE, "the worker did not answer in time"))
 
     def _answer(self, decide: Decide, reason: NoReason, detail: str) -> None:
         """Answer without the child, after the current event has been processed."""

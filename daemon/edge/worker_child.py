@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.core.buffers import FIELDS, Buffers
+from daemon.core.buffers import FIELDS, ROW_FIELDS, Buffers
 from daemon.domain.events import Decide, Decided, Seed
 from daemon.domain.market import Bar
 from daemon.domain.signal import NoDecision, NoReason, Strategy, Targets, View
@@ -67,7 +67,13 @@ class InlineWorker:
     def seed(self, seed: Seed) -> None:
         """Replace the buffers: closed bars of every symbol and daily closes."""
         self._symbols = seed.symbols
-        self._buffers = Buffers.from_rows(seed.rows, capacity=self._config.buffer_bars, bar_ns=seed.bar_ns)
+        tables = [np.frombuffer(one, dtype=np.float64).reshape(-1, ROW_FIELDS) for one in seed.rows]
+        last_ns = max((int(one[-1, 0]) for one in tables if one.size), default=0)
+        self._buffers = Buffers.from_rows(
+            [without_holes(one, bar_ns=seed.bar_ns, last_ns=last_ns).tobytes() for one in tables],
+            capacity=self._config.buffer_bars,
+            bar_ns=seed.bar_ns,
+        )
         self._daily = daily_returns([np.frombuffer(one, dtype=np.float64) for one in seed.daily])
 
     def append(self, bars: tuple[Bar, ...]) -> None:
@@ -152,6 +158,23 @@ def _empty_column(buffers: Buffers) -> NDArray[np.float64]:
         column[:, :VOLUME] = buffers.window(1)[:, 0, CLOSE, None]
         column[:, VOLUME] = np.where(np.isnan(column[:, CLOSE]), np.nan, 0.0)
     return column
+
+
+def without_holes(table: NDArray[np.float64], *, bar_ns: int, last_ns: int) -> NDArray[np.float64]:
+    """Return rows (n, 6) with an empty bar for every close missing up to ``last_ns``: what ``append`` would have made."""
+    if not table.size:
+        return table
+    places = np.rint((table[:, 0] - table[0, 0]) / bar_ns).astype(np.int64)
+    wanted = np.arange(round((last_ns - table[0, 0]) / bar_ns) + 1)
+    if places.size == wanted.size:
+        return table
+    source = np.searchsorted(places, wanted, side="right") - 1
+    filled: NDArray[np.float64] = table[source]
+    empty = places[source] != wanted
+    filled[:, 0] = table[0, 0] + bar_ns * wanted
+    filled[empty, 1:ROW_FIELDS] = filled[empty, 1 + CLOSE, None]
+    filled[empty, 1 + VOLUME] = 0.0
+    return filled
 
 
 def daily_returns(closes: list[NDArray[np.float64]]) -> NDArray[np.float64] | None:

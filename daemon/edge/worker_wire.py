@@ -18,10 +18,10 @@ NS_PER_S = 1_000_000_000
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Everything a worker is started with. It is also the first message.
 
-    ``strategy`` is ``module:Class``, ``params`` the configuration's ``[strategy_params]`` as they are;
-    ``buffer_bars`` how many bars the child keeps; ``rss_bytes_max`` the resident size from which a child is replaced
-    between decisions; ``start_ns_max`` how long a child may take until it is ready; ``backoff_ns_max`` the longest
-    pause between two starts.
+    ``strategy`` is ``module:Class``, ``params`` the configuration's ``[strategy_params]`` as they are; ``buffer_bars`` how
+    many bars the child keeps; ``rss_bytes_max`` the resident size from which a child is replaced between decisions;
+    ``hang_ns`` how long after a missed deadline a child is given before it is killed; ``start_ns_max`` how long it may
+    take until it is ready; ``backoff_ns_max`` the longest pause between two starts.
     """
 
     setup: StrategySetup
@@ -29,6 +29,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     params: dict[str, object] = {}
     buffer_bars: int = 2_000
     rss_bytes_max: int = 600 * 2**20
+    hang_ns: int = 1 * NS_PER_S
     start_ns_max: int = 60 * NS_PER_S
     backoff_ns_max: int = 30 * NS_PER_S
     seed: int = 0

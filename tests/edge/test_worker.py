@@ -17,7 +17,7 @@ from daemon.domain.market import Bar, BarFlag
 from daemon.domain.signal import NoDecision, NoReason, Targets
 from daemon.edge.clock import Clock
 from daemon.edge.worker import Worker
-from daemon.edge.worker_child import InlineWorker
+from daemon.edge.worker_child import InlineWorker, without_holes
 from daemon.edge.worker_wire import Frames, Ready, WorkerConfig, frame
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup
 
@@ -246,8 +246,8 @@ async def test_killed_child_is_replaced(naughty: None) -> None:
 
 
 async def test_hanging_strategy_misses_its_deadline(naughty: None) -> None:
-    """A strategy that loops is killed at the deadline; the answer says so and comes before WorkerDown."""
-    async with running(config("naughty:Hangs")) as test:
+    """A strategy that loops is answered for at the deadline and killed soon after; those who wait are answered too."""
+    async with running(config("naughty:Hangs", hang_ns=10**8)) as test:
         first = test.worker.pid
         assert first > 1
         decided = await test.answer(ask(1, clock=test.clock, seconds=0.3))
@@ -286,6 +286,33 @@ async def test_newest_view_wins(naughty: None) -> None:
         assert test.worker.superseded == 2
         assert weights(decided[1]) == pytest.approx((0.001,) * 4)
         assert weights(decided[4]) == pytest.approx((0.004,) * 4)
+
+
+async def test_late_answer_is_dropped_and_its_bars_are_kept(naughty: None) -> None:
+    """A slow answer comes too late once: the child lives on, and the next window holds the bars of all views."""
+    async with running(config("naughty:Slow", hang_ns=60 * 10**9)) as test:
+        assert reason(await test.answer(ask(1, clock=test.clock, seconds=0.1))) is NoReason.DEADLINE
+        test.worker.decide(ask(2, clock=test.clock, seconds=0.1, price=2000.0))
+        test.worker.decide(ask(3, clock=test.clock, price=3000.0))
+        test.worker.decide(ask(4, clock=test.clock, price=4000.0))
+        await test.until(lambda: len(test.of(Decided)) == 4)
+        decided = {one.seq: one for one in test.of(Decided)}
+
+        assert [reason(decided[seq]) for seq in (1, 2, 3)] == [NoReason.DEADLINE] * 3
+        assert weights(decided[4]) == pytest.approx((0.004,) * 4)
+        assert (test.worker.starts, test.worker.late, test.worker.superseded) == (1, 1, 2)
+        expired = msgspec.structs.replace(ask(5, clock=test.clock, price=5000.0), deadline_ns=1)
+        assert reason(await test.answer(expired)) is NoReason.DEADLINE
+        assert weights(await test.answer(ask(6, clock=test.clock, price=6000.0))) == pytest.approx((0.006,) * 4)
+        assert test.worker.late == 1
+
+
+async def test_clock_set_back_does_not_let_a_child_hang(naughty: None) -> None:
+    """A deadline a day ahead of our clock counts from when it was asked, not from the clock."""
+    async with running(config("naughty:Hangs", hang_ns=10**8)) as test:
+        now = test.clock.now_ns() + 86_400 * 10**9
+        asked = msgspec.structs.replace(ask(1), ts_ns=now, deadline_ns=now + 2 * 10**8)
+        assert reason(await test.answer(asked)) is NoReason.DEADLINE
 
 
 async def test_growing_child_is_replaced_between_decisions(naughty: None) -> None:
@@ -366,6 +393,18 @@ def test_missing_bars_become_empty_ones(naughty: None) -> None:
     assert weights(inline.decide(only_btc)) == pytest.approx((0.004, 0.002, 0.002, 0.002))
     skipped = ask(5, price=5000.0)
     assert weights(inline.decide(skipped)) == pytest.approx((0.008, 0.006, 0.006, 0.006))
+
+
+def test_holes_in_a_seed_are_filled_as_appending_would() -> None:
+    """A symbol that missed closes is seeded with empty bars in their place, up to the newest close of any."""
+    bar_ns = 10
+    table = np.array([[100.0, 1, 3, 1, 2, 5], [130.0, 4, 4, 4, 4, 1]])
+    filled = without_holes(table, bar_ns=bar_ns, last_ns=140)
+
+    assert filled.tolist() == [
+        [100, 1, 3, 1, 2, 5], [110, 2, 2, 2, 2, 0], [120, 2, 2, 2, 2, 0], [130, 4, 4, 4, 4, 1], [140, 4, 4, 4, 4, 0],
+    ]  # fmt: skip
+    assert without_holes(table[:0], bar_ns=bar_ns, last_ns=140).size == 0
 
 
 def test_repeated_bars_change_nothing(naughty: None) -> None:
