@@ -176,8 +176,8 @@ class SqlLedger:
         """Return the orders of a symbol known under these ids of the venue."""
         return await self._run(lambda: self._store.find_venue_ids(symbol, venue_ids))
 
-    async def traded_symbols(self) -> set[str]:
-        """Return every symbol an intent was ever made for."""
+    async def traded_symbols(self) -> dict[str, int]:
+        """Return every symbol an intent was ever made for, with the time of the first one (ns)."""
         return await self._run(self._store.traded_symbols)
 
     # ------------------------------------------------------------------ the thread

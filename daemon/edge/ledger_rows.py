@@ -1,9 +1,10 @@
 """Rows of the ledger to values of the vocabulary and back; queries that any connection may run."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Connection, Insert, Row, Select, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -209,16 +210,12 @@ def unfinished(connection: Connection) -> list[OrderRecord]:
     done = [to_record(row) for row in connection.execute(stated.order_by(column.ts_ns, column.leg))]
     totals = booked(connection, [record.intent.client_id for record in [*records, *done]])
     short = [record for record in done if totals.get(record.intent.client_id, ZERO) < record.filled]
-    return [
-        OrderRecord(
-            intent=record.intent,
-            state=record.state,
-            venue_id=record.venue_id,
-            filled=totals.get(record.intent.client_id, ZERO),
-            updated_ns=record.updated_ns,
-        )
-        for record in [*records, *short]
-    ]
+    return [counted(record, totals) for record in [*records, *short]]
+
+
+def counted(record: OrderRecord, totals: Mapping[str, Decimal]) -> OrderRecord:
+    """Return the record with what is booked in place of what the venue stated."""
+    return msgspec.structs.replace(record, filled=totals.get(record.intent.client_id, ZERO))
 
 
 def known_trades(connection: Connection, book: int, *, symbol: str, trade_ids: Sequence[str]) -> set[str]:
@@ -241,9 +238,23 @@ def last_trades(connection: Connection, book: int) -> dict[str, int]:
     return newest
 
 
+def recent_fills(connection: Connection, book: int, *, limit: int) -> tuple[tuple[str, str], ...]:
+    """Return (symbol, trade id) of the newest fills, oldest first."""
+    column = tables.fills.c
+    query = select(column.symbol, column.trade_id).where(column.book == book).order_by(column.id.desc()).limit(limit)
+    return tuple((symbol, trade_id) for symbol, trade_id in reversed(connection.execute(query).all()))
+
+
 def orders_by(connection: Connection, query: Select[Any]) -> list[OrderRecord]:
-    """Run a query over the intents table."""
+    """Run a query over the intents table; ``filled`` is what the venue stated."""
     return [to_record(row) for row in connection.execute(query)]
+
+
+def orders_booked(connection: Connection, query: Select[Any]) -> list[OrderRecord]:
+    """Run a query over the intents table; ``filled`` is what is booked."""
+    found = orders_by(connection, query)
+    totals = booked(connection, [record.intent.client_id for record in found])
+    return [counted(record, totals) for record in found]
 
 
 def count(connection: Connection, table: Table) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from sqlalchemy import Connection, Engine, insert, select, text, update
+from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from daemon.domain.errors import ConfigError
@@ -22,7 +22,8 @@ CHECK_BYTES_MAX: Final = 64 * 1024 * 1024
 """Up to this size the start verifies indexes too; larger files get the quick check."""
 
 Row = Booked | Recorded | Persist
-UNRESOLVED: Final = frozenset({OrderState.PLANNED, OrderState.SENDING, OrderState.UNKNOWN, OrderState.RESOLVING})
+FILL_KEYS_MAX: Final = 20_000
+"""Newest executions whose ids are handed to the engine, so that none is booked again after a restart."""
 
 
 class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,6 +187,7 @@ class Store:
         state_json = connection.scalar(select(tables.state.c.value).where(tables.state.c.key == "engine")) or ""
         self.first_start = not books.total
         waiting = rows.unfinished(connection)
+        fill_keys = rows.recent_fills(connection, self._book, limit=FILL_KEYS_MAX)
         connection.rollback()
         return Restored(
             epoch=self._epoch,
@@ -195,6 +197,7 @@ class Store:
             orders=tuple(as_unknown(record) for record in waiting),
             state_json=state_json,
             ts_ns=self._clock.now_ns(),
+            fill_keys=fill_keys,
         )
 
     def close(self) -> None:
@@ -311,24 +314,28 @@ class Store:
             return rows.last_trades(self._open_connection(), self._book)
 
     def find_orders(self, client_ids: tuple[str, ...]) -> dict[str, OrderRecord]:
-        """Return the orders known under these client ids."""
+        """Return the orders known under these client ids; ``filled`` is what is booked."""
         query = select(tables.intents).where(tables.intents.c.client_id.in_(client_ids))
         with self._open_connection().begin():
-            found = rows.orders_by(self._open_connection(), query)
+            found = rows.orders_booked(self._open_connection(), query)
         return {record.intent.client_id: record for record in found}
 
     def find_venue_ids(self, symbol: str, venue_ids: tuple[str, ...]) -> dict[str, OrderRecord]:
-        """Return the orders of a symbol known under these ids of the venue."""
+        """Return the orders of a symbol known under these ids of the venue; ``filled`` is what is booked."""
         column = tables.intents.c
         query = select(tables.intents).where(column.symbol == symbol, column.venue_id.in_(venue_ids))
         with self._open_connection().begin():
-            found = rows.orders_by(self._open_connection(), query)
+            found = rows.orders_booked(self._open_connection(), query)
         return {record.venue_id: record for record in found}
 
-    def traded_symbols(self) -> set[str]:
-        """Return every symbol with an intent."""
+    def traded_symbols(self) -> dict[str, int]:
+        """Return every symbol with an intent, and the time of its first one."""
+        column = tables.intents.c
         with self._open_connection().begin():
-            return set(self._open_connection().scalars(select(tables.intents.c.symbol).distinct()))
+            found = self._open_connection().execute(
+                select(column.symbol, func.min(column.ts_ns)).group_by(column.symbol)
+            )
+            return {symbol: int(first) for symbol, first in found}
 
     def _open_connection(self) -> Connection:
         if self._connection is None:

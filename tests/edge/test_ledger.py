@@ -258,7 +258,9 @@ async def test_stated_quantity_never_falls(ledger: SqlLedger) -> None:
     await ledger.flush(5)
     record = (await ledger.find_orders((intent.client_id,)))[intent.client_id]
 
-    assert (record.filled, record.venue_id) == (D("0.4"), "7")
+    with LedgerReader(ledger.config.path) as reader:
+        assert reader.orders(1)[0].filled == D("0.4")
+    assert (record.filled, record.venue_id) == (D(0), "7")
 
 
 async def test_second_instance_is_refused(ledger: SqlLedger, config: LedgerConfig) -> None:

@@ -1,0 +1,190 @@
+"""A lane to the venue: one ccxt exchange with its own session, which keeps every reply and guards every departure.
+
+ccxt signs after its rate limiter's queue, maps answers to exceptions that prove nothing, and keeps the last reply per
+instance, where concurrent requests overwrite each other. So a lane takes each request's own reply from ccxt's hook,
+and asks the guard of an order at the last moment: when a connection is in hand and the next thing is the first byte.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, Final
+
+import aiohttp
+import certifi
+import msgspec
+
+from daemon.edge.clock import Clock
+from daemon.edge.outcomes import BACK_OFF_S, BAN_S, Reply, redact, retry_after_s
+
+CONNECTIONS_MAX: Final = 100
+"""Connections of one lane; an order beyond them waits, and its age is checked when it gets one."""
+IDLE_S: Final = 55.0
+"""How long an unused connection is kept; below the idle limit of the venue's load balancers."""
+
+Guard = Callable[[], str]
+"""Returns why a request must not leave, "" when it may."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What became of one request. ``left`` is false when it is certain that no byte of it was sent; ``error`` is redacted."""
+
+    reply: Reply
+    left: bool
+    refused: str
+    error: str
+
+
+class NotSentError(Exception):
+    """The guard stopped a request before its first byte."""
+
+
+class _Call:
+    """One request on its way."""
+
+    __slots__ = ("guard", "left", "reply")
+
+    def __init__(self, guard: Guard | None) -> None:
+        self.guard = guard
+        self.left = False
+        self.reply = Reply()
+
+
+_CALL: ContextVar[_Call | None] = ContextVar("ballast_call", default=None)
+
+
+class _GuardedConnector(aiohttp.TCPConnector):
+    """Asks the request's guard once a connection is in hand."""
+
+    async def connect(self, req: Any, traces: Any, timeout: aiohttp.ClientTimeout) -> Any:
+        connection = await super().connect(req, traces, timeout)
+        call = _CALL.get()
+        if call is not None:
+            reason = call.guard() if call.guard is not None else ""
+            if reason:
+                connection.release()
+                raise NotSentError(reason)
+            call.left = True
+        return connection
+
+
+class Quota:
+    """The venue's patience, shared by all lanes: no request leaves before a ban or Retry-After has passed."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until_ns = 0
+        self.weight_used = 0
+        self.refusals = 0
+
+    @property
+    def wait_s(self) -> float:
+        """Return how many seconds are left of the pause the venue asked for."""
+        return max(self._until_ns - self._clock.mono_ns(), 0) / 1e9
+
+    def see(self, reply: Reply) -> None:
+        """Read an answer's status and headers."""
+        for name, value in reply.headers.items():
+            if name.lower() == "x-mbx-used-weight-1m" and value.isdigit():
+                self.weight_used = int(value)
+        if reply.status in {418, 429}:
+            self.refusals += 1
+            default = BAN_S if reply.status == 418 else BACK_OFF_S
+            self.pause(retry_after_s(reply.headers, default=default))
+
+    def pause(self, seconds: float) -> None:
+        """Let nothing leave for so long; a longer pause in force stays."""
+        self._until_ns = max(self._until_ns, self._clock.mono_ns() + int(seconds * 1e9))
+
+    async def wait(self) -> None:
+        """Wait until requests may leave again."""
+        while (left := self.wait_s) > 0:  # noqa: ASYNC110 (the pause may have been prolonged meanwhile)
+            await asyncio.sleep(left)
+
+
+class Lane:
+    """One ccxt exchange of its own.
+
+    Parameters
+    ----------
+    exchange
+        A ccxt async exchange that nobody else uses.
+    quota
+        Shared by the lanes of one account.
+    secrets
+        Texts that must not appear in any error: key and secret.
+    """
+
+    def __init__(self, exchange: Any, *, quota: Quota, secrets: tuple[str, ...] = ()) -> None:
+        self.exchange = exchange
+        self.quota = quota
+        self._secrets = secrets
+        exchange.on_rest_response = self._on_response
+        exchange.verbose = False
+        # ccxt repeats failed POSTs when asked to: never for orders.
+        exchange.options["maxRetriesOnFailure"] = 0
+        exchange.options["warnOnFetchOpenOrdersWithoutSymbol"] = False
+        exchange.options["fetchOpenOrders"] = {
+            **exchange.options.get("fetchOpenOrders", {}),
+            "warnWithoutSymbol": False,
+        }
+
+    def open(self) -> None:
+        """Make the session; to be called inside the running loop."""
+        if self.exchange.session is None:
+            context = ssl.create_default_context(cafile=certifi.where())
+            connector = _GuardedConnector(
+                ssl=context, limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_S, family=socket.AF_UNSPEC
+            )
+            self.exchange.ssl_context = context
+            self.exchange.tcp_connector = connector
+            self.exchange.session = aiohttp.ClientSession(connector=connector)
+            self.exchange.open()
+
+    async def call(self, request: Callable[[], Awaitable[object]], *, guard: Guard | None = None) -> Answer:
+        """Make one request and return what arrived; raises nothing but cancellation."""
+        call = _Call(guard)
+        token = _CALL.set(call)
+        error = ""
+        refused = ""
+        try:
+            await request()
+        except NotSentError as stopped:
+            refused = str(stopped)
+        except Exception as failure:  # noqa: BLE001 (ccxt raises bare ones too; the reply decides, not the class)
+            error = redact(f"{type(failure).__name__}: {failure}".splitlines()[0][:300], *self._secrets)
+        finally:
+            _CALL.reset(token)
+        self.quota.see(call.reply)
+        return Answer(reply=call.reply, left=call.left, refused=refused, error=error)
+
+    async def ask(self, request: Callable[[], Awaitable[object]]) -> Answer:
+        """Make one request that may wait: first for the end of a ban."""
+        await self.quota.wait()
+        return await self.call(request)
+
+    async def close(self) -> None:
+        """Close the session."""
+        session, self.exchange.session = self.exchange.session, None
+        self.exchange.tcp_connector = None
+        self.exchange.closed_by_user = True
+        if session is not None:
+            await session.close()
+
+    def _on_response(
+        self,
+        code: int,
+        _reason: str,
+        _url: str,
+        _method: str,
+        headers: Mapping[str, str],
+        body: str,
+        _request_headers: object,
+        _request_body: object,
+    ) -> str:
+        call = _CALL.get()
+        if call is not None:
+            call.reply = Reply(status=code, body=body, headers=dict(headers))
+        return body.strip()

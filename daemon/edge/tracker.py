@@ -1,0 +1,165 @@
+"""What this session knows about our orders at the venue: each piece of news is passed on once and never backwards."""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Final
+
+from daemon.domain.orders import TERMINAL, Fill, Intent, OrderRecord, OrderState, OrderUpdate, Side
+from daemon.domain.ports import Emit
+
+ZERO: Final = Decimal(0)
+DONE_MAX: Final = 10_000
+"""Finished orders remembered for late news."""
+TRADES_MAX: Final = 100_000
+"""Executions remembered so that none is passed on twice."""
+
+UNRESOLVED: Final = frozenset({OrderState.SENDING, OrderState.UNKNOWN, OrderState.RESOLVING})
+DISPROVABLE: Final = frozenset({OrderState.NEVER_PLACED, OrderState.DENIED, OrderState.REJECTED})
+"""Ends that better evidence may still overturn: the venue shows the order after all."""
+
+
+@dataclass(slots=True)
+class Tracked:
+    """One order: what the venue stated (``stated``) and what was passed on as executions (``booked``)."""
+
+    client_id: str
+    symbol: str
+    side: Side
+    qty: Decimal
+    state: OrderState
+    sent_ns: int
+    venue_id: str = ""
+    stated: Decimal = ZERO
+    booked: Decimal = ZERO
+
+    @property
+    def short(self) -> bool:
+        """Say whether executions are missing."""
+        return self.booked < self.stated
+
+    @property
+    def settled(self) -> bool:
+        """Say whether nothing more can come of it."""
+        return self.state in TERMINAL and not self.short
+
+
+class Tracker:
+    """Our orders by client id, and the one door through which their news goes to the engine."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._live: dict[str, Tracked] = {}
+        self._done: OrderedDict[str, Tracked] = OrderedDict()
+        self._by_venue_id: dict[tuple[str, str], str] = {}
+        self._trades: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self.changes = 0
+        """Counts executions passed on, so that a comparison knows when it was disturbed."""
+
+    def add(self, intent: Intent) -> Tracked:
+        """Follow an order that is about to be sent."""
+        order = Tracked(
+            client_id=intent.client_id,
+            symbol=intent.symbol,
+            side=intent.side,
+            qty=intent.qty,
+            state=OrderState.SENDING,
+            sent_ns=intent.ts_ns,
+        )
+        self._live[intent.client_id] = order
+        return order
+
+    def restore(self, records: Iterable[OrderRecord]) -> None:
+        """Follow orders of an earlier session; their ``filled`` is what was booked then."""
+        for record in records:
+            order = self.add(record.intent)
+            order.state = record.state
+            order.venue_id = record.venue_id
+            order.stated = order.booked = record.filled
+            self._index(order)
+
+    def find(self, client_id: str) -> Tracked | None:
+        """Return an order by its client id."""
+        return self._live.get(client_id) or self._done.get(client_id)
+
+    def find_venue_id(self, symbol: str, venue_id: str) -> Tracked | None:
+        """Return an order by the venue's id, which is unique per symbol only."""
+        client_id = self._by_venue_id.get((symbol, venue_id))
+        return self.find(client_id) if client_id is not None else None
+
+    @property
+    def live(self) -> list[Tracked]:
+        """Return the orders of which something may still come, oldest first."""
+        return list(self._live.values())
+
+    def report(self, news: OrderUpdate) -> bool:
+        """Pass news on unless it is old or repeats what is known; false then."""
+        order = self.find(news.client_id)
+        if order is None:
+            return False
+        stated = max(order.stated, news.filled)
+        state = later(order.state, news.state)
+        fresh = (state, stated, news.venue_id or order.venue_id) != (order.state, order.stated, order.venue_id)
+        order.state, order.stated = state, stated
+        if news.venue_id and news.venue_id != order.venue_id:
+            order.venue_id = news.venue_id
+            self._index(order)
+        self._settle(order)
+        if fresh:
+            self._emit(news)
+        return fresh
+
+    def execution(self, fill: Fill) -> bool:
+        """Pass an execution on unless it went through before; false then."""
+        key = (fill.symbol, fill.trade_id)
+        if key in self._trades:
+            return False
+        self._trades[key] = None
+        if len(self._trades) > TRADES_MAX:
+            self._trades.popitem(last=False)
+        order = self.find(fill.client_id)
+        if order is not None:
+            order.booked += fill.qty
+            order.stated = max(order.stated, order.booked)
+            if order.venue_id != fill.venue_id:
+                order.venue_id = fill.venue_id
+                self._index(order)
+            self._settle(order)
+        self.changes += 1
+        self._emit(fill)
+        return True
+
+    def forget(self, order: Tracked) -> None:
+        """Stop following an order that never left."""
+        self._settle(order)
+
+    def passed_on(self, symbol: str, trade_id: str) -> bool:
+        """Say whether an execution went through in this session."""
+        return (symbol, trade_id) in self._trades
+
+    def _index(self, order: Tracked) -> None:
+        if order.venue_id:
+            self._by_venue_id[order.symbol, order.venue_id] = order.client_id
+
+    def _settle(self, order: Tracked) -> None:
+        if not order.settled:
+            self._done.pop(order.client_id, None)
+            self._live[order.client_id] = order
+            return
+        self._live.pop(order.client_id, None)
+        self._done[order.client_id] = order
+        while len(self._done) > DONE_MAX:
+            _, old = self._done.popitem(last=False)
+            self._by_venue_id.pop((old.symbol, old.venue_id), None)
+
+
+def later(known: OrderState, news: OrderState) -> OrderState:
+    """Return the state after news: ends are final, except those that better evidence disproves (F30)."""
+    if known in DISPROVABLE:
+        return news if news in {OrderState.ACKED, OrderState.FILLED, OrderState.CANCELED, OrderState.EXPIRED} else known
+    if known in TERMINAL:
+        return known
+    if news in TERMINAL or known in UNRESOLVED:
+        return news if news is not OrderState.SENDING else known
+    return known  # acknowledged before: only an end is news

@@ -1,0 +1,146 @@
+"""The requests we make about our account, through ccxt, each with a checked and typed answer."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from daemon.domain.errors import Transient
+from daemon.domain.market import Instrument
+from daemon.domain.orders import Balance, Intent, Tif
+from daemon.edge import binance_account as account
+from daemon.edge.lane import Answer, Guard, Lane
+
+RECV_WINDOW_MS: Final = 3_000
+"""How old an order may be when the venue sees it."""
+PAGE: Final = 1_000
+"""Rows of one page of executions or orders."""
+PAGES_MAX: Final = 20
+"""Pages followed in one go; the next reconciliation continues where this one ended."""
+NS_PER_MS: Final = 1_000_000
+
+
+class VenueCalls:
+    """Three lanes with limiters of their own: orders never wait behind reads, cancels never behind either.
+
+    Every read raises ``Transient`` when no usable answer came.
+    """
+
+    def __init__(self, *, send: Lane, cancel: Lane, read: Lane, instruments: Mapping[str, Instrument]) -> None:
+        self.send_lane = send
+        self.cancel_lane = cancel
+        self.read_lane = read
+        self.symbols = {one.venue_id: symbol for symbol, one in instruments.items()}
+
+    async def place(self, intent: Intent, guard: Guard) -> Answer:
+        """Send one limit order once."""
+        exchange: Any = self.send_lane.exchange
+        params = {
+            "clientOrderId": intent.client_id,
+            "timeInForce": "IOC" if intent.tif is Tif.IOC else "GTC",
+            "newOrderRespType": "FULL",
+            "recvWindow": RECV_WINDOW_MS,
+        }
+        qty, limit = plain(intent.qty), plain(intent.limit)
+        return await self.send_lane.call(
+            lambda: exchange.create_order(intent.symbol, "limit", intent.side.value, qty, limit, params), guard=guard
+        )
+
+    async def cancel(self, client_id: str, symbol: str) -> Answer:
+        """Cancel one order by its client id."""
+        exchange: Any = self.cancel_lane.exchange
+        return await self.cancel_lane.ask(
+            lambda: exchange.cancel_order(None, symbol, {"origClientOrderId": client_id, "recvWindow": RECV_WINDOW_MS})
+        )
+
+    async def query(self, client_id: str, symbol: str, *, urgent: bool = False) -> account.VenueOrder | None:
+        """Return one order by its client id, None when the venue says there is none."""
+        lane = self.cancel_lane if urgent else self.read_lane
+        exchange: Any = lane.exchange
+        answer = await lane.ask(lambda: exchange.fetch_order(None, symbol, {"clientOrderId": client_id}))
+        return account.read_order(answer.reply)
+
+    async def query_venue_id(self, venue_id: str, symbol: str) -> account.VenueOrder | None:
+        """Return one order by the venue's id."""
+        exchange: Any = self.read_lane.exchange
+        answer = await self.read_lane.ask(lambda: exchange.fetch_order(venue_id, symbol))
+        return account.read_order(answer.reply)
+
+    async def open_orders(self, symbol: str | None = None, *, urgent: bool = False) -> list[account.VenueOrder]:
+        """Return the open orders of one symbol (weight 6) or of the account (weight 80)."""
+        lane = self.cancel_lane if urgent else self.read_lane
+        exchange: Any = lane.exchange
+        answer = await lane.ask(lambda: exchange.fetch_open_orders(symbol))
+        return account.read_orders(answer.reply)
+
+    async def orders_since(self, symbol: str, since_ns: int) -> list[account.VenueOrder]:
+        """Return the symbol's orders of any state since a time, ns."""
+        exchange: Any = self.read_lane.exchange
+        since_ms = since_ns // NS_PER_MS
+        answer = await self.read_lane.ask(lambda: exchange.fetch_orders(symbol, since_ms, PAGE))
+        return account.read_orders(answer.reply)
+
+    async def trades_of(self, venue_id: str, symbol: str) -> list[account.VenueTrade]:
+        """Return the executions of one order."""
+        exchange: Any = self.read_lane.exchange
+        answer = await self.read_lane.ask(lambda: exchange.fetch_my_trades(symbol, None, PAGE, {"orderId": venue_id}))
+        return account.read_trades(answer.reply)
+
+    async def trades_since(self, symbol: str, since_ns: int) -> list[account.VenueTrade]:
+        """Return the first page of the account's executions in a symbol since a time, ns."""
+        since_ms = since_ns // NS_PER_MS
+        return await self._my_trades({"symbol": self._venue_symbol(symbol), "startTime": since_ms, "limit": PAGE})
+
+    async def trades_from(self, symbol: str, trade_id: int) -> list[account.VenueTrade]:
+        """Return all executions in a symbol from an id on, inclusive, at most 20 pages of 1,000."""
+        found: list[account.VenueTrade] = []
+        for _ in range(PAGES_MAX):
+            page = await self._my_trades({"symbol": self._venue_symbol(symbol), "fromId": trade_id, "limit": PAGE})
+            found.extend(page)
+            if len(page) < PAGE:
+                break
+            trade_id = page[-1].id + 1
+        return found
+
+    async def balances(self) -> tuple[Balance, ...]:
+        """Return every asset held."""
+        exchange: Any = self.read_lane.exchange
+        answer = await self.read_lane.ask(lambda: exchange.private_get_account({"omitZeroBalances": "true"}))
+        return account.read_balances(answer.reply)
+
+    async def permissions(self) -> account.Permissions:
+        """Return what the key may do."""
+        exchange: Any = self.read_lane.exchange
+        answer = await self.read_lane.ask(exchange.sapi_get_account_apirestrictions)
+        return account.read_permissions(answer.reply)
+
+    async def sync_clock(self) -> None:
+        """Measure the venue's clock and let every lane sign with it. Raises Transient."""
+        exchange: Any = self.read_lane.exchange
+        answer = await self.read_lane.ask(exchange.load_time_difference)
+        if answer.error:
+            raise Transient(f"clock: {answer.error}")
+        difference = exchange.options["timeDifference"]
+        for lane in (self.send_lane, self.cancel_lane):
+            lane.exchange.options["timeDifference"] = difference
+
+    async def close(self) -> None:
+        """Close all lanes."""
+        for lane in (self.send_lane, self.cancel_lane, self.read_lane):
+            await lane.close()
+
+    async def _my_trades(self, params: dict[str, object]) -> list[account.VenueTrade]:
+        exchange: Any = self.read_lane.exchange
+        answer = await self.read_lane.ask(lambda: exchange.private_get_mytrades(params))
+        return account.read_trades(answer.reply)
+
+    def symbol_of(self, venue_symbol: str) -> str:
+        """Return our name of the venue's symbol, "" for one outside the universe."""
+        return self.symbols.get(venue_symbol, "")
+
+    def _venue_symbol(self, symbol: str) -> str:
+        return next((name for name, ours in self.symbols.items() if ours == symbol), symbol.replace("/", ""))
+
+
+def plain(amount: Decimal) -> str:
+    """Return an amount in plain notation, digit by digit."""
+    return format(amount, "f")
