@@ -41,7 +41,7 @@ def buy_limit(bid: float, ask: float, *, rules: Instrument, reference: Decimal, 
     if rules.bid_up > ZERO:
         top = min(top, reference * rules.bid_up)
     limit = min(limit, floor_to(top, rules.tick))
-    return limit if limit >= reach and limit >= bottom and limit > ZERO else None
+    return limit if limit >= reach and limit >= bottom else None
 
 
 def sell_limit(

@@ -160,6 +160,14 @@ def test_band_leaves_noise_alone() -> None:
     assert _plan({A: 0.05}, {A: "5"}).errors == {A: 0.0}
 
 
+def test_one_sided_and_crossed_books() -> None:
+    """A missing side is replaced by the last trade and widens no band; a crossed book counts for nothing."""
+    assert _short(_plan({A: 0.05}, quotes={A: Quote(0.0, 100.01, 100.0)})) == [(A, "buy", "5.000", "100.21")]
+    assert _short(_plan({A: 0.05}, quotes={A: Quote(99.99, 0.0, 100.0)})) == [(A, "buy", "5.000", "100.20")]
+    assert _short(_plan({A: 0.0}, {A: "5"}, quotes={A: Quote(0.0, 100.01, 100.0)})) == [(A, "sell", "5.000", "99.80")]
+    assert _short(_plan({A: 0.0}, {A: "5"}, quotes={A: Quote(91.0, 90.0, 90.0)})) == [(A, "sell", "5.000", "89.82")]
+
+
 def test_a_target_of_zero_has_no_band() -> None:
     """Crumbs of solvers count as zero; what the venue would not take is dust and left out."""
     assert _short(_plan({A: 1e-9}, {A: "0.1"})) == [(A, "sell", "0.100", "99.80")]
@@ -189,8 +197,10 @@ def test_slices_over_time() -> None:
 
     assert _short(buy) == [(A, "buy", "9.979", "100.21")]
     assert _why(buy) == {A: "slice"}
+    assert buy.deferred[0].weight == pytest.approx(0.15021)
     assert _short(sell) == [(A, "sell", "8.334", "99.80")]
     assert _why(sell) == {A: "slice"}
+    assert sell.deferred[0].weight == pytest.approx(-0.16666)
     assert buy.intents[0].notional <= D(1000)
 
 
@@ -210,6 +220,8 @@ def test_p14_cash_is_rationed_by_benefit() -> None:
 
     assert [i.symbol for i in made.intents] == [B, A]
     assert _why(made) == {A: "cash"}
+    bought = made.intents[1].qty * 100 / D(10_000)
+    assert made.deferred[0].weight == pytest.approx(0.08 - float(bought))
     assert sum(i.notional for i in made.intents) * D("1.001") <= D(1300)
     assert _plan({A: 0.08}, cash_free=D(201)).intents == ()
     other = _plan({A: 0.08, B: 0.09}, cash_free=D(1500), benefits={A: 2.0, B: math.nan})
@@ -237,6 +249,9 @@ def test_p4_weight_and_gross_leave_room() -> None:
     assert _plan({A: 0.30}, {A: "25"}, reserved_buys={A: D(498)}).intents == ()
     gross = _plan({A: 0.1}, {B: "25"}, limits=Limits(max_gross=0.3))
     assert gross.intents[0].notional <= D(500)
+    two = _plan({A: 0.1, B: 0.1}, {C: "25"}, limits=Limits(max_gross=0.4))
+    assert [i.symbol for i in two.intents] == [A, B]
+    assert D(1490) < sum(i.notional for i in two.intents) <= D(1500)
     unknown = _plan({A: 0.1}, {"OLD/USDT": "1"})
     assert _why(unknown) == {A: "limit"}
     assert len(_plan({A: 0.1}, {"OLD/USDT": "0"}).intents) == 1

@@ -55,6 +55,7 @@ def test_buy_limits_stay_in_collar_and_price_band() -> None:
     assert buy_limit(99.0, 100.5, rules=RULES, reference=D(100), limits=near) is None
     assert buy_limit(99.0, 100.2, rules=_rules(bid_up=D("1.0021")), reference=D(100), limits=IOC) == D("100.20")
     assert buy_limit(99.0, 100.2, rules=_rules(bid_up=D("1.001")), reference=D(100), limits=IOC) is None
+    assert buy_limit(99.0, 101.0, rules=RULES, reference=D(100), limits=GTC) == D("99.00")
     assert buy_limit(98.0, 102.0, rules=RULES, reference=D(100), limits=GTC) is None
     assert buy_limit(99.5, 100.5, rules=_rules(bid_down=D("0.999")), reference=D(100), limits=GTC) is None
 
@@ -134,6 +135,13 @@ def test_room_counts_positions_and_live_buys() -> None:
     assert room.cash == D(480)
     assert room.gross == D(640)
     assert (room.weight("A"), room.weight("C"), room.weight("D")) == (D(50), D(290), D(300))
+
+
+def test_room_scales_with_max_gross() -> None:
+    """Half of equity is half of equity."""
+    room = Room(equity=D(1000), cash_free=D(500), values={}, reserved={}, limits=Limits(max_gross=0.5))
+
+    assert room.gross == D(500)
 
 
 @pytest.mark.parametrize(("value", "reserved"), [(None, D(0)), (D(1), D("NaN"))])

@@ -37,7 +37,9 @@ def test_p5_daily_loss_holds_until_the_next_utc_day() -> None:
     loss = Drawdown(Limits())
     loss.update(Decimal(100), DAY_NS + 1)
     loss.update(Decimal(110), 2 * DAY_NS - 1)
-    assert not loss.update(Decimal(106), 2 * DAY_NS).daily_loss_hit  # from 110, the last value before midnight
+    verdict = loss.update(Decimal(106), 2 * DAY_NS)
+    assert not verdict.daily_loss_hit
+    assert verdict.daily_loss == pytest.approx(4 / 110)  # from 110, the last value before midnight
     assert loss.update(Decimal("104.5"), 2 * DAY_NS + 1).daily_loss_hit
     assert loss.update(Decimal(110), 2 * DAY_NS + 2).daily_loss_hit
     assert loss.update(Decimal(100), DAY_NS).daily_loss_hit  # time running back opens no new day

@@ -377,6 +377,37 @@ def test_unknown_equity_denies_entries() -> None:
         assert _judge(_intent(Side.SELL), _view(equity=D(equity))) is Check.UNKNOWN_INPUT
 
 
+@pytest.mark.parametrize(
+    ("intent", "view"),
+    [
+        (_intent(qty="10"), VIEW),  # P1: exactly 10 % of equity; P4: exactly 30 % with the 20 % held
+        (_intent(), _under(max_qty=D(5))),
+        (_intent(), _under(min_qty=D(5))),
+        (_intent(), _under(min_notional=D(500))),
+        (_intent(), _under(max_orders=0)),
+        (_intent(), _under(bid_up=D(1), bid_down=D(1))),
+        (_intent(), _under(bid_up=D(0), bid_down=D(0))),
+        (_exit(limit="100"), _under(ask_up=D(1), ask_down=D(1))),
+        (_intent(), _view(clock_offset_ns=-500 * NS_PER_MS)),
+        (_intent(), _at(frame_ns=NOW + 500 * NS_PER_MS)),
+        (_exit(), _at(ref_ns=NOW + 500 * NS_PER_MS)),
+        (_intent(client_id="b" * 36), VIEW),
+        (_exit("20"), VIEW),
+    ],
+)
+def test_a_limit_reached_is_not_a_limit_passed(intent: Intent, view: GateView) -> None:
+    """Exactly at each bound an order is approved."""
+    assert _judge(intent, view) is None
+
+
+def test_refusals_say_by_how_much() -> None:
+    """The operator reads the number that was judged."""
+    (verdict,) = Gate(Limits(max_gross=0.25), UNIVERSE).judge([_intent(qty="6")], VIEW)
+
+    assert isinstance(verdict, Refused)
+    assert verdict.detail == "all positions could reach 0.2600 of equity"
+
+
 def test_mixed_up_markets_deny() -> None:
     """A view filed under the wrong symbol, or with the wrong rules, is no market data."""
     assert _judge(_intent(), _view(markets={BTC: _market(ETH)})) is Check.UNKNOWN_INPUT

@@ -26,6 +26,18 @@ def test_p6_i11_no_window_exceeds_its_budget(gaps: list[int], per_minute: int, p
         assert all(sum(1 for t in sent if start <= t < start + length) <= budget for start in sent)
 
 
+def test_p6_windows_are_a_minute_and_ten_seconds_long() -> None:
+    """An order leaves its window when exactly that much time has passed."""
+    throttle = Throttle(2, 1)
+    throttle.take(0)
+
+    assert throttle.free(10 * NS_PER_S - 1) == 0
+    assert throttle.free(10 * NS_PER_S) == 1
+    throttle.take(10 * NS_PER_S)
+    assert throttle.free(60 * NS_PER_S - 1) == 0
+    assert throttle.free(60 * NS_PER_S) == 1
+
+
 def test_p6_restored_memory_goes_on_counting() -> None:
     """A restart does not open a second budget."""
     first, second = Throttle(3, 3), Throttle(3, 3)
