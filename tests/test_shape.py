@@ -141,6 +141,20 @@ def test_queues_have_a_bound(name: str) -> None:
     assert unbounded == []
 
 
+def test_every_test_says_what_it_states() -> None:
+    """Each test function opens with a one-line docstring."""
+    silent = [
+        f"{path.relative_to(REPO).as_posix()}:{node.lineno} {node.name}"
+        for path in sorted((REPO / "tests").rglob("test_*.py"))
+        for node in ast.walk(_tree(path.relative_to(REPO).as_posix()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+
+    assert silent == []
+
+
 def _has_bound(call: ast.Call) -> bool:
     sizes = [*call.args[:1], *(word.value for word in call.keywords if word.arg == "maxsize")]
     return any(not (isinstance(size, ast.Constant) and size.value == 0) for size in sizes)
