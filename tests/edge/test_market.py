@@ -50,6 +50,89 @@ class Bench:
             on_request=lambda *seen: self.seen.append(seen),
             retry_base_s=0.02,
         )
+        self.data = MarketData(self.rest, Clock(), bar_ns=bar_ns, space=space)
+
+
+@pytest.fixture
+async def sim() -> AsyncIterator[SimulatedExchange]:
+    """A simulated exchange in real time."""
+    exchange = SimulatedExchange(SimConfig(symbols=3, bar_s=1, history_bars=4000, trades_per_s=20.0))
+    await exchange.start(0)
+    yield exchange
+    await exchange.stop()
+
+
+@pytest.fixture
+async def bench(sim: SimulatedExchange) -> AsyncIterator[Bench]:
+    """Market data of one-second bars."""
+    one = Bench(sim)
+    yield one
+    await one.exchange.close()
+
+
+class Live:
+    """Live trades of one symbol through feed, decoder and continuity."""
+
+    def __init__(self, bench: Bench, wire: BinanceWire, streams: tuple[str, ...]) -> None:
+        self.ticks: list[Tick] = []
+        self._wire = wire
+        url = bench.base.replace("http", "ws") + "/stream"
+        self.feed = Feed(url, streams, self._frame, lambda *_: None, clock=Clock())
+
+    def _frame(self, frame: bytes, recv_ns: int) -> None:
+        answer = self._wire.decode(frame, recv_ns)
+        assert not isinstance(answer, Malformed), answer
+        if isinstance(answer, Tick) and answer.symbol == BTC:
+            self.ticks.append(answer)
+
+    async def until(self, seconds: float) -> None:
+        """Wait until live trades span so many seconds of the exchange's time."""
+        deadline = time.monotonic() + 15.0
+        while not self.ticks or self.ticks[-1].ts_event_ns < self.ticks[0].ts_event_ns + seconds * S:
+            assert time.monotonic() < deadline, "no trades came"
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("space", list(IdSpace))
+@pytest.mark.parametrize("known", [True, False], ids=["first-live-known", "quiet-start"])
+async def test_history_is_stitched_to_the_stream(sim: SimulatedExchange, space: IdSpace, *, known: bool) -> None:
+    """History and live bars together equal the exchange's own candles: no gap, no overlap, in either id space."""
+    bench = Bench(sim, space=space)
+    listed = await bench.data.instruments(UNIVERSE)
+    live = Live(bench, BinanceWire(listed.instruments), streams_of(listed.instruments, space))
+    task = asyncio.create_task(live.feed.run())
+    await live.until(0.0)
+    first = live.ticks[0]
+    history = await (
+        bench.data.history(BTC, bars=1500, first_id=first.id, first_ts_ns=first.ts_event_ns)
+        if known
+        else bench.data.history(BTC, bars=1500)
+    )
+    await live.until(2.5)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    continuity, builder = Continuity(BTC), BarBuilder(BTC, S)
+    builder.start(history.bars[-1].close_ns, last_price=history.bars[-1].close, partial=history.partial)
+    continuity.start(history.ticks[0].id if history.ticks else history.next_id, history.bars[-1].close)
+    built: list[Bar] = []
+    for tick in (*history.ticks, *(tick for tick in live.ticks if tick.id >= history.next_id)):
+        assert continuity.accept(tick) is None
+        built.extend(builder.on_tick(tick))
+    truth = await bench.data.candles(BTC, S, 1500)
+    await bench.exchange.close()
+
+    ours = [*history.bars, *built]
+    theirs = {bar.open_ns: bar for bar in truth.bars}
+    assert len(history.bars) == 1500
+    assert not history.partial
+    assert all(left.close_ns == right.open_ns for left, right in pairwise(ours))
+    compared = 0
+    for bar in ours[100:]:
+        other = theirs[bar.open_ns]
+        assert (bar.open, bar.high, bar.low, bar.close) == (other.open, other.high, other.low, other.close)
+        assert bar.lots == other.lots
         compared += bar.flag is BarFlag.LIVE
 
     assert compared >= 2
