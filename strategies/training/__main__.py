@@ -62,6 +62,7 @@ def _train(data: Path, out: Path, spec_json: str, started: float) -> int:
     except msgspec.DecodeError as error:
         raise ValueError(f"--spec {spec_json[:200]!r} is not a training spec ({error})") from None
     history = read_history(data)
+    out.mkdir(parents=True, exist_ok=True)  # a registry that cannot be written is told before the work, not after
     left = spec.seconds_max - (time.monotonic() - started)  # imports and reading count: the caller waits for them too
     result = train(history, msgspec.structs.replace(spec, seconds_max=max(left, 0.0)), _say)
     manifest = make_manifest(result, history, spec, created_ns=time.time_ns())

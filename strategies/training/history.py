@@ -81,7 +81,7 @@ def read_history(path: Path) -> History:
         When the file is missing, damaged or laid out otherwise; pickled arrays are refused.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:  # numpy leaks a file it cannot read
             symbols = tuple(str(s) for s in file["symbols"])
             close_ns = np.asarray(file["close_ns"], dtype=int64)
             bars = np.asarray(file["bars"], dtype=float64)
