@@ -249,3 +249,8 @@ class Api(Listener):
             await super().serve()
         finally:
             self._address_file.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Release the port when `serve` never ran."""
+        super().close()
+        self._address_file.unlink(missing_ok=True)
