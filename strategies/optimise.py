@@ -231,9 +231,12 @@ class Optimiser:
                 return f"{name} has shape {array.shape}, expected ({n},)"
         if F.ndim != 2 or F.shape[0] != n or F.shape[1] > self._k:
             return f"F has shape {F.shape}, expected ({n}, at most {self._k})"
-        for name, array in (("mean", mean), ("F", F), ("D", D), ("w0", w0)):
-            if not bool(np.all(np.abs(array) <= COEFFICIENT_MAX)):
-                return f"{name} is not finite"
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.vdot(F, F) + mean @ mean + D @ D + w0 @ w0
+        if not squares <= COEFFICIENT_MAX**2:  # NaN, infinite or absurd: only then it is worth finding out which
+            for name, array in (("mean", mean), ("F", F), ("D", D), ("w0", w0)):
+                if not bool(np.all(np.abs(array) <= COEFFICIENT_MAX)):
+                    return f"{name} is not finite"
         if bool(np.any(np.isnan(caps))) or np.isnan(turnover_left):
             return "caps or turnover_left is not a number"
         return "D has negative entries" if bool(np.any(D < 0.0)) else ""

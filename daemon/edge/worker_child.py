@@ -16,6 +16,7 @@ from importlib import import_module
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from daemon.core.buffers import FIELDS, ROW_FIELDS, Buffers
 from daemon.domain.events import Decide, Decided, Seed
@@ -242,8 +243,7 @@ def _load_strategy(spec: str) -> Strategy:
 
 def bound_threads() -> None:
     """Keep linear algebra and torch on one thread: reproducible to the last bit, and no stalls on small machines."""
-    if "threadpoolctl" in sys.modules:  # comes with the libraries that need bounding
-        sys.modules["threadpoolctl"].threadpool_limits(limits=1)
+    threadpool_limits(limits=1)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
