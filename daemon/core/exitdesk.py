@@ -1,5 +1,6 @@
 """Getting out: stops, drawdown and flatten sell what is held, rung by rung, until it is gone."""
 
+from decimal import Decimal
 from itertools import pairwise
 
 from daemon.core import submit as door
@@ -9,6 +10,7 @@ from daemon.core.planner import ExitRequest, decision_id, exit_plan
 from daemon.core.state import State
 from daemon.domain.events import Alert, Cancel, Candles, Effect
 from daemon.domain.orders import Cause, Side
+from risk.money import ZERO, exact, floor_to
 from risk.stops import StopHit
 
 NONE: tuple[Effect, ...] = ()
@@ -62,10 +64,21 @@ class ExitDesk:
         """Tell stops what is held now; end the exit of a position that is gone."""
         state = self._state
         qty = state.account.position(symbol)
+        if self._is_dust(symbol, qty):
+            qty = ZERO
         state.stops.set_position(symbol, qty, state.account.entries.get(symbol, 0.0))
-        if qty <= 0:
+        if qty <= ZERO:
             state.exits.finish(symbol)
         return NONE
+
+    def _is_dust(self, symbol: str, qty: Decimal) -> bool:
+        """Return whether the venue would not take an order for what is left: such a position is gone for stops and exits."""
+        market, price = self._state.markets.get(symbol), self._state.price(symbol)
+        rules = market.instrument if market is not None else None
+        if rules is None or price <= 0.0:
+            return False
+        whole = floor_to(qty, rules.step)
+        return whole < rules.min_qty or whole * exact(price) < rules.min_notional
 
     def candles(self, event: Candles) -> None:
         """Take hourly candles: the average true range of the volatility stop (Wilder 1978, plain mean of 14)."""
@@ -82,7 +95,7 @@ class ExitDesk:
         if job is None:
             return []
         qty = state.account.position(symbol)
-        if qty <= 0:
+        if qty <= ZERO:
             state.exits.finish(symbol)
             return []
         working = state.blotter.working(symbol)
@@ -126,6 +139,7 @@ class ExitDesk:
         )
         if symbol in plan.dust:
             state.exits.finish(symbol)
+            state.stops.set_position(symbol, ZERO, 0.0)
             return [Alert("dust", "what is left is too small for the venue to take", symbol, now_ns)]
         verdicts = door.judge(state, plan.intents)
         if verdicts is None or not (verdicts.approved or verdicts.refused):

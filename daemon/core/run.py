@@ -15,6 +15,10 @@ WAITING_MAX = 100_000
 MARKET_CHANNEL = 0
 
 
+def ignore(effect: Effect) -> None:
+    """Drop an effect: the dispatcher of an engine that nobody listens to."""
+
+
 class Recorder(Protocol):
     """The flight recorder as the runner needs it; appends only, never blocks."""
 
@@ -41,8 +45,8 @@ class Runner:
         *,
         decode: Callable[[bytes, int], Tick | Book | Malformed | Ignored],
         recorder: Recorder,
-        dispatch: Callable[[Effect], None],
         observe: Callable[[Event], None],
+        dispatch: Callable[[Effect], None] = ignore,
         on_tick: Callable[[Tick], None] | None = None,
     ) -> None:
         """Wire the engine between its inputs and its outputs."""
@@ -57,6 +61,11 @@ class Runner:
         self._busy = False
         self._hash = hashlib.sha256()
         self._encode = msgspec.msgpack.Encoder(decimal_format="string").encode
+
+    def plug(self, *, dispatch: Callable[[Effect], None], on_tick: Callable[[Tick], None] | None) -> None:
+        """Say where effects go, once the ports exist; effects before that are lost, so plug before the first event."""
+        self._dispatch = dispatch
+        self._on_tick = on_tick
 
     @property
     def digest(self) -> str:

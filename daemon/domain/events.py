@@ -362,7 +362,10 @@ class BarClosed(msgspec.Struct, frozen=True, gc=False, tag=True):
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
-    """What a decision did, for metrics, API and the record: everything by value, nothing to look up."""
+    """What a decision did, for metrics, API and the record: everything by value, nothing to look up.
+
+    ``close_ns`` is the bars' close, ``barrier_ns`` when the last of them had closed, ``ts_ns`` when the decision was made.
+    """
 
     decision: str
     seq: int

@@ -53,8 +53,9 @@ class Dispatcher:
         emit: Emit,
         clock: Clock,
         watch: Callable[[Effect], None],
+        stopping: Callable[[], bool],
     ) -> None:
-        """Plug the ports in; ``watch`` sees every effect for metrics and API."""
+        """Plug the ports in; ``watch`` sees every effect for metrics and API, ``stopping`` says when nothing may leave."""
         self._ledger = ledger
         self._venue = venue
         self._market = market
@@ -63,7 +64,7 @@ class Dispatcher:
         self._emit = emit
         self._clock = clock
         self._watch = watch
-        self.stopping = False
+        self._stopping = stopping
 
     def __call__(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one case per effect
         """Carry out one effect."""
@@ -103,7 +104,7 @@ class Dispatcher:
     async def _submit(self, submit: Submit) -> None:
         """Make the intents durable, then send each once, at the same time; without durability nothing leaves."""
         ids = tuple(one.intent.client_id for one in submit.approved)
-        if self.stopping:
+        if self._stopping():
             self._emit(Denied(ids, "the daemon is stopping", self._clock.now_ns()))
             return
         if not await self._ledger.commit(submit):

@@ -3,22 +3,25 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
+import msgspec
 import structlog
 
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
 from daemon.domain.errors import BallastError, Transient
-from daemon.domain.events import Action, Command, Effect, Event, Fault, Killed, Link, Timer
-from daemon.domain.market import NS_PER_S, Book
+from daemon.domain.events import Action, Command, Effect, Event, Fault, Killed, Link, Listed, Timer
+from daemon.domain.market import NS_PER_S
+from daemon.domain.ports import Venue
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Conflator, Feed
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.market import MarketData
-from daemon.edge.rest import Rest, make_exchange
+from daemon.edge.rest import Rest
 from daemon.edge.supervisor import Supervisor
 from daemon.edge.worker import Worker
 from daemon.outlets.api import Api
@@ -28,7 +31,7 @@ from daemon.outlets.metrics import Metrics, MetricsListener
 from daemon.service.desk import Desk, Facts
 from daemon.service.dispatch import Dispatcher
 from daemon.service.training import Trainer, model_rows
-from daemon.service.venues import VenueParts, make_venue
+from daemon.service.venues import Surroundings, VenueParts, check_key, exchange_of, live_venue, paper_venue
 from daemon.service.wiring import account_of, engine_config, ledger_config, worker_config
 from daemon.settings import Settings, config_hash, read_keys, redacted
 from daemon.wire.binance import BinanceWire
@@ -75,13 +78,13 @@ class Service:
         self.fatal: BaseException | None = None
         self._parts: VenueParts | None = None
         self._closers: list[Callable[[], Any]] = []
+        self._watchers: list[Callable[[Effect], None]] = []
 
     # ------------------------------------------------------------------ events
 
     def emit(self, event: Event) -> None:
-        """Hand an event to the engine; the venue and the paper market see what concerns them first."""
-        if not self._stopping or not isinstance(event, Timer):
-            self.runner.emit(event)
+        """Hand an event to the engine."""
+        self.runner.emit(event)
 
     def command(self, action: Action, source: str) -> str:
         """Enqueue an operator's command and return its id; a kill latches before anything else."""
@@ -97,15 +100,14 @@ class Service:
 
     def _observe(self, event: Event) -> None:
         self.metrics.observe_event(event)
-        if self._parts is not None and isinstance(event, (Book, Timer)):
+        if self._parts is not None and self._parts.observe is not None:
             self._parts.observe(event)
 
     def _watch(self, effect: Effect) -> None:
         self.metrics.observe_effect(effect)
         self.desk.watch(effect)
-
-    def _on_frame(self, frame: bytes, recv_ns: int) -> None:
-        self.runner.on_frame(frame, recv_ns)
+        for watch in self._watchers:
+            watch(effect)
 
     # ------------------------------------------------------------------ start
 
@@ -113,67 +115,75 @@ class Service:
         """Take ports and locks, recover, reconcile, then let data in. Raises Fatal for what no retry can cure."""
         settings = self.settings
         self._make_outlets()
-        exchange = make_exchange(
-            settings.exchange.id,
-            rest_url=settings.exchange.rest_url,
-            ws_url=settings.exchange.ws_url,
-            ws_api_url=settings.exchange.ws_api_url,
-            sandbox=settings.exchange.sandbox,
-        )
+        exchange = exchange_of(settings)
         self._closers.append(exchange.close)
-        rest = Rest(exchange, self.clock, on_request=self._on_request)
-        self.market = MarketData(rest, self.clock, bar_ns=settings.bar_ns)
+        self.market = MarketData(
+            Rest(exchange, self.clock, on_request=self._on_request), self.clock, bar_ns=settings.bar_ns
+        )
         restored = await self.ledger.open()
         self._closers.append(self.ledger.close)
-        self._make_journal()
         self._serve()
         listed = await self._until(lambda: self.market.instruments(settings.universe), "trading rules")
         self.offset_ns = await self._until(self.market.clock_offset, "the venue's clock")
-        wire = BinanceWire(listed.instruments, held=self.conflator.held)
-        self.wire = wire
-        wire.offset_ns = self.offset_ns
-        self._parts = await make_venue(self, listed)
-        self.dispatch = Dispatcher(
-            ledger=self.ledger,
-            venue=self._parts.venue,
-            market=self.market,
-            worker=self.worker,
-            supervisor=self.supervisor,
-            emit=self.emit,
-            clock=self.clock,
-            watch=self._watch,
-        )
-        self.runner = Runner(
-            self.engine,
-            decode=wire.decode,
-            recorder=self.journal,
-            dispatch=self.dispatch,
-            observe=self._observe,
-            on_tick=self._parts.on_tick,
+        if self.keys is not None:
+            keys = self.keys
+            await self._until(lambda: check_key(settings, keys, self.clock), "what the key may do")
+        self._make_runner(listed)
+        around = Surroundings(settings, self.emit, self.clock, self.latch, self.ledger, self.market, listed)
+        parts = paper_venue(around) if self.keys is None else live_venue(around, self.keys, exchange)
+        self._parts = parts
+        self.runner.plug(
+            dispatch=Dispatcher(
+                ledger=self.ledger,
+                venue=parts.venue,
+                market=self.market,
+                worker=self.worker,
+                supervisor=self.supervisor,
+                emit=self.emit,
+                clock=self.clock,
+                watch=self._watch,
+                stopping=lambda: self._stopping,
+            ),
+            on_tick=parts.on_tick,
         )
         self.emit(restored)
         self.emit(listed)
-        if self.latch.is_set():
-            self.emit(Killed(True, self.latch.detail() or "the kill latch is set", self.clock.now_ns()))
-        self._parts.restored(restored)
+        self._check_latch()
+        await self._until(lambda: parts.begin(restored), "the account")
+        self._start_tasks(listed, parts)
+
+    def _make_runner(self, listed: Listed) -> None:
+        """Build decoder, journal and runner: from here on events are taken and recorded."""
+        settings = self.settings
+        self.wire = BinanceWire(listed.instruments, held=self.conflator.held)
+        self.wire.offset_ns = self.offset_ns
+        self.journal = Journal(
+            settings.mode_path / "journal",
+            settings.journal.max_bytes,
+            start_ns=self.clock.now_ns(),
+            code_version=self.version,
+            config_hash=config_hash(settings),
+            config_json=_json(redacted(settings)),
+        )
+        self.runner = Runner(self.engine, decode=self.wire.decode, recorder=self.journal, observe=self._observe)
+        self._closers.append(self._close_journal)
+
+    def _start_tasks(self, listed: Listed, parts: VenueParts) -> None:
+        settings = self.settings
         base = settings.exchange.ws_url.rstrip("/") or STREAM_URL
         self.feed = Feed(
-            f"{base}/stream",
-            streams_of(listed.instruments),
-            self._on_frame,
-            self._on_link,
-            clock=self.clock,
+            f"{base}/stream", streams_of(listed.instruments), self.runner.on_frame, self._on_link, clock=self.clock
         )
-        self.supervisor.trading("timer", self._timers)
-        self.supervisor.trading("feed", self.feed.run)
-        self.supervisor.trading("worker", self.worker.run)
-        for name, run in self._parts.tasks.items():
-            self.supervisor.trading(name, run)
-        self.supervisor.trading("reconcile", self._reconciling)
-        self.supervisor.outlet("clock", self._watch_clock)
-        self.supervisor.outlet("candles", self._other_candles)
         self.trainer = Trainer(settings, self.market, self.clock, on_model=self.worker.reload_model)
-        self.supervisor.outlet("training", self.trainer.run)
+        trading = {"timer": self._timers, "feed": self.feed.run, "worker": self.worker.run, **parts.tasks}
+        for name, run in (*trading.items(), ("reconcile", self._reconciling)):
+            self.supervisor.trading(name, run)
+        for name, run in (
+            ("clock", self._watch_clock),
+            ("candles", self._other_candles),
+            ("training", self.trainer.run),
+        ):
+            self.supervisor.outlet(name, run)
 
     def _make_outlets(self) -> None:
         settings = self.settings
@@ -204,18 +214,6 @@ class Service:
         self.scrape = MetricsListener(settings.metrics.listen, self.metrics, tokens=tokens)
         self.api.bind()
         self.scrape.bind()
-
-    def _make_journal(self) -> None:
-        settings = self.settings
-        self.journal = Journal(
-            settings.mode_path / "journal",
-            settings.journal.max_bytes,
-            start_ns=self.clock.now_ns(),
-            code_version=self.version,
-            config_hash=config_hash(settings),
-            config_json=_json(redacted(settings)),
-        )
-        self._closers.append(self._close_journal)
 
     def _serve(self) -> None:
         self.supervisor.outlet("api", self.api.serve)
@@ -287,11 +285,10 @@ class Service:
         """Daily candles for CVaR once a day; hourly ones for the volatility stop while it is on."""
         while True:
             for symbol in self.settings.universe:
-                self.emit(await self._until(lambda s=symbol: self.market.candles(s, DAY_NS, DAILY_BARS), "daily candles"))
+                self.emit(await self._until(partial(self.market.candles, symbol, DAY_NS, DAILY_BARS), "daily candles"))
                 if self.settings.risk.volatility_stop:
-                    self.emit(
-                        await self._until(lambda s=symbol: self.market.candles(s, HOUR_NS, HOURLY_BARS), "hourly candles")
-                    )
+                    hourly = partial(self.market.candles, symbol, HOUR_NS, HOURLY_BARS)
+                    self.emit(await self._until(hourly, "hourly candles"))
             await asyncio.sleep((HOUR_NS if self.settings.risk.volatility_stop else DAY_NS) / NS_PER_S)
 
     # ------------------------------------------------------------------ callbacks
@@ -316,6 +313,20 @@ class Service:
     def request_stop(self) -> None:
         """Ask for an orderly stop."""
         self._stop.set()
+
+    @property
+    def stop_requested(self) -> bool:
+        """Return whether a stop was asked for."""
+        return self._stop.is_set()
+
+    @property
+    def venue(self) -> Venue | None:
+        """Return where orders go, None before the start got that far."""
+        return self._parts.venue if self._parts is not None else None
+
+    def watch_also(self, watch: Callable[[Effect], None]) -> None:
+        """Show every effect to one more observer."""
+        self._watchers.append(watch)
 
     def kill(self) -> None:
         """Latch a kill at once (SIGUSR1)."""
@@ -359,8 +370,6 @@ class Service:
         log.debug("stopped", stage=name, seconds=round(asyncio.get_running_loop().time() - started, 3))
 
     async def _drain(self) -> None:
-        if hasattr(self, "dispatch"):
-            self.dispatch.stopping = True
         await self.supervisor.settle(DRAIN_S)
 
     async def _close_venue(self) -> None:
@@ -370,3 +379,7 @@ class Service:
     def _close_journal(self) -> None:
         self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
         self.journal.close()
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,135 @@
+"""The last word: ledger and exchange compared to the last unit, order by order and fill by fill. Reads only."""
+
+import contextlib
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from daemon.core.planner import client_prefix
+from daemon.domain.errors import Transient, Unreachable
+from daemon.edge.binance_account import totals
+from daemon.edge.clock import Clock
+from daemon.edge.lane import Lane, Quota
+from daemon.edge.ledger_read import LedgerReader
+from daemon.edge.market import MarketData
+from daemon.edge.rest import Rest
+from daemon.edge.venue_calls import VenueCalls
+from daemon.service.venues import check_key, exchange_of
+from daemon.settings import Settings, read_keys
+
+ZERO = Decimal(0)
+ALL = 1_000_000
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One asset: what the ledger has and what the exchange has."""
+
+    asset: str
+    ledger: Decimal
+    exchange: Decimal
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """Everything compared. ``strangers`` are client ids that one side has and the other has not."""
+
+    rows: tuple[Row, ...]
+    orders: int
+    exchange_orders: int
+    fills: int
+    exchange_fills: int
+    unresolved: int
+    strangers: tuple[str, ...]
+
+    @property
+    def breaks(self) -> tuple[Row, ...]:
+        """Return the assets that differ."""
+        return tuple(row for row in self.rows if row.ledger != row.exchange)
+
+    @property
+    def ok(self) -> bool:
+        """Return whether nothing differs and no order's fate is open."""
+        return not (self.breaks or self.strangers or self.unresolved) and self.fills == self.exchange_fills
+
+
+async def compare_ledger(reader: LedgerReader, calls: VenueCalls, symbols: tuple[str, ...], prefix: str) -> Comparison:
+    """Compare a ledger with the account it stands for. Raises Transient when the venue does not answer."""
+    held = totals(await calls.balances())
+    booked = reader.balances()
+    records = reader.orders(ALL)
+    fills = {(fill.symbol, fill.trade_id) for fill in reader.fills(-1)}
+    known = {record.intent.client_id for record in records}
+    placed = {record.intent.client_id for record in records if record.venue_id}
+    since_ns = min((record.intent.ts_ns for record in records), default=0)
+    theirs: set[str] = set()
+    traded: set[tuple[str, str]] = set()
+    for symbol in symbols:
+        ours = [order for order in await calls.orders_since(symbol, since_ns) if order.client_id.startswith(prefix)]
+        theirs |= {order.client_id for order in ours}
+        numbers = {order.order_id for order in ours}
+        traded |= {
+            (symbol, str(trade.id)) for trade in await calls.trades_from(symbol, 0) if trade.order_id in numbers
+        }
+    return Comparison(
+        rows=tuple(
+            Row(asset, booked.get(asset, ZERO), held.get(asset, ZERO)) for asset in sorted({*booked, *held})
+        ),
+        orders=len(placed),
+        exchange_orders=len(theirs),
+        fills=len(fills),
+        exchange_fills=len(traded),
+        unresolved=len(reader.open_orders()),
+        strangers=tuple(sorted((theirs - known) | (placed - theirs))),
+    )
+
+
+async def compare(settings: Settings) -> dict[str, Any]:
+    """Compare once for ``ballast reconcile``; in paper the ledger is the account.
+
+    Raises
+    ------
+    ConfigError
+        There is no ledger yet.
+    Unreachable
+        The exchange did not answer.
+    """
+    with LedgerReader(settings.mode_path / "ballast.db") as reader:
+        if settings.mode == "paper":
+            rows = tuple(Row(asset, amount, amount) for asset, amount in reader.balances().items())
+            fills, unresolved = len(reader.fills(-1)), len(reader.open_orders())
+            orders = len(reader.orders(ALL))
+            return document(Comparison(rows, orders, orders, fills, fills, unresolved, ()))
+        try:
+            return document(await _compare_live(settings, reader))
+        except Transient as error:
+            raise Unreachable(f"the exchange did not answer: {error}") from None
+
+
+async def _compare_live(settings: Settings, reader: LedgerReader) -> Comparison:
+    keys = read_keys(settings)
+    clock = Clock()
+    await check_key(settings, keys, clock)
+    secrets = (keys.key.get_secret_value(), keys.secret.get_secret_value())
+    async with contextlib.AsyncExitStack() as stack:
+        exchange = exchange_of(settings)
+        stack.push_async_callback(exchange.close)
+        listed = await MarketData(Rest(exchange, clock), clock, bar_ns=settings.bar_ns).instruments(settings.universe)
+        lane = Lane(exchange_of(settings, keys), quota=Quota(clock), secrets=secrets)
+        lane.open()
+        lane.exchange.set_markets_from_exchange(exchange)
+        calls = VenueCalls(send=lane, cancel=lane, read=lane, instruments={one.symbol: one for one in listed.instruments})
+        stack.push_async_callback(lane.close)
+        await calls.sync_clock()
+        return await compare_ledger(reader, calls, settings.universe, client_prefix(settings.instance))
+
+
+def document(found: Comparison) -> dict[str, Any]:
+    """Return the comparison as ``reconcile --json`` prints it."""
+    return {
+        "ok": found.ok,
+        "orders": found.orders,
+        "fills": found.fills,
+        "unresolved": found.unresolved,
+        "breaks": [msgspec.to_builtins(row) for row in found.breaks],
+        "strangers": list(found.strangers),
+    }

@@ -1,0 +1,151 @@
+"""Where orders go: ccxt on a real exchange in live mode, the matching model on live market data in paper mode."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from daemon.core.planner import client_prefix
+from daemon.domain.errors import Unsafe
+from daemon.domain.events import Event, Link, Listed, Restored
+from daemon.domain.market import Malformed, RejectReason, Tick
+from daemon.domain.ports import Emit, Venue
+from daemon.edge.clock import Clock
+from daemon.edge.latch import KillLatch
+from daemon.edge.ledger import SqlLedger
+from daemon.edge.market import MarketData
+from daemon.edge.orders import LiveConfig, LiveVenue
+from daemon.edge.reconcile import Ownership
+from daemon.edge.rest import Rest, make_exchange
+from daemon.edge.userstream import Sinks, UserStream
+from daemon.settings import ExchangeKeys, Settings
+
+WS_API_URL = "wss://ws-api.binance.com:443"
+
+Eternal = Callable[[], Awaitable[None]]
+
+
+class VenueParts(NamedTuple):
+    """A venue and what lives beside it.
+
+    ``tasks`` are eternal tasks by name; ``on_tick`` and ``observe`` see the market the venue lives on (paper), ``begin``
+    is awaited once the engine has been restored.
+    """
+
+    venue: Venue
+    tasks: dict[str, Eternal]
+    begin: Callable[[Restored], Awaitable[None]]
+    on_tick: Callable[[Tick], None] | None = None
+    observe: Callable[[Event], None] | None = None
+
+
+class Surroundings(NamedTuple):
+    """What every venue is built among."""
+
+    settings: Settings
+    emit: Emit
+    clock: Clock
+    latch: KillLatch
+    ledger: SqlLedger
+    market: MarketData
+    listed: Listed
+
+
+def exchange_of(settings: Settings, keys: ExchangeKeys | None = None) -> Any:
+    """Return a ccxt exchange as configured, signed when keys are given."""
+    exchange = settings.exchange
+    return make_exchange(
+        exchange.id,
+        rest_url=exchange.rest_url,
+        ws_url=exchange.ws_url,
+        ws_api_url=exchange.ws_api_url,
+        sandbox=exchange.sandbox,
+        api_key=keys.key.get_secret_value() if keys is not None else "",
+        api_secret=keys.secret.get_secret_value() if keys is not None else "",
+    )
+
+
+async def check_key(settings: Settings, keys: ExchangeKeys, clock: Clock) -> None:
+    """Ask the venue what the key may do.
+
+    Raises
+    ------
+    Unsafe
+        It may withdraw, or may not trade spot.
+    ConfigError
+        The venue refuses it.
+    Transient
+        The venue did not answer.
+    """
+    exchange = exchange_of(settings, keys)
+    try:
+        rest = Rest(exchange, clock)
+        may = await rest.ask("sapiGetAccountApiRestrictions", {}, _restrictions)
+    finally:
+        await exchange.close()
+    if may.get("enableWithdrawals") is not False:
+        raise Unsafe("exchange.api_key: this key may withdraw; make one that may trade spot and nothing else")
+    if may.get("enableSpotAndMarginTrading") is False:
+        raise Unsafe("exchange.api_key: this key may not trade spot; allow spot trading for it")
+
+
+def _restrictions(answer: object) -> dict[str, Any] | Malformed:
+    if isinstance(answer, dict) and isinstance(answer.get("enableWithdrawals"), bool):
+        return answer
+    return Malformed(RejectReason.BROKEN_JSON, "apiRestrictions says nothing about withdrawals", "", 0)
+
+
+def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> VenueParts:
+    """Return the venue on a real exchange, and the account's own stream beside it."""
+    settings = around.settings
+    secret = (keys.key.get_secret_value(), keys.secret.get_secret_value())
+    venue = LiveVenue(
+        lambda: exchange_of(settings, keys),
+        emit=around.emit,
+        clock=around.clock,
+        latch=around.latch,
+        ledger=around.ledger,
+        instruments={one.symbol: one for one in around.listed.instruments},
+        config=LiveConfig(
+            prefix=client_prefix(settings.instance),
+            ownership=Ownership(
+                quote=settings.quote,
+                bases=tuple(one.base for one in around.listed.instruments),
+                capital=settings.portfolio.capital,
+                adopt=settings.portfolio.adopt,
+            ),
+            secrets=secret,
+        ),
+    )
+    stream = UserStream(
+        settings.exchange.ws_api_base or WS_API_URL,
+        keys=secret,
+        sinks=Sinks(update=venue.on_update, fill=venue.on_fill, gap=venue.on_gap, catch_up=venue.catch_up),
+        emit=around.emit,
+        clock=around.clock,
+        symbols={one.venue_id: one.symbol for one in around.listed.instruments},
+        offset_ns=lambda: around.market.offset_ns or 0,
+    )
+
+    async def begin(restored: Restored) -> None:
+        await venue.start(restored, markets_of)
+
+    return VenueParts(venue, {"orders": venue.run, "user stream": stream.run}, begin)
+
+
+def paper_venue(around: Surroundings) -> VenueParts:
+    """Return the matching model on live market data: same port, same events, no signed request."""
+    from daemon.edge.paper import PaperVenue
+
+    settings = around.settings
+    venue = PaperVenue(
+        around.emit,
+        clock=around.clock,
+        instruments={one.symbol: one for one in around.listed.instruments},
+        cash=settings.paper.cash,
+        fee_bps=settings.paper.fee_bps,
+        latency_ms=settings.paper.latency_ms,
+    )
+
+    async def begin(restored: Restored) -> None:
+        around.emit(Link("user", up=True, detail="paper", ts_ns=around.clock.now_ns()))
+
+    return VenueParts(venue, {}, begin, on_tick=venue.on_tick, observe=venue.observe)
