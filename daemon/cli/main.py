@@ -72,6 +72,8 @@ def run(argv: list[str]) -> int:
         logs.setup_if_needed()
         logs.get("ballast").error("unexpected", exc_info=True)
         return _fail(f"unexpected {type(error).__name__}: {logs.clean(str(error))}; the log has the traceback", 1)
+    if result == INTERRUPTED:  # newer typers turn Ctrl-C into an exit code themselves
+        return _fail("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
 
 
