@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
-from strategies.features import FEATURES
+from strategies.features import FEATURES, SCALER
 from strategies.skill import Earned
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     kind: str
     weights_sha256: str
     features: tuple[str, ...]
+    scaler: str
     lookback: int
     horizon_bars: int
     bar_ns: int
@@ -258,6 +259,8 @@ def _require_fit(folder: Path, manifest: Manifest, wanted: dict[str, int | None]
     """Refuse a model made for other inputs or another question."""
     if manifest.features != FEATURES:
         raise _bad(folder, f"features are {', '.join(manifest.features)}; this version makes {', '.join(FEATURES)}")
+    if manifest.scaler != SCALER:
+        raise _bad(folder, f"features were scaled by {manifest.scaler!r}; this version scales by {SCALER!r}")
     have = {"lookback": manifest.lookback, "horizon_bars": manifest.horizon_bars, "bar_ns": manifest.bar_ns}
     for key, value in wanted.items():
         if value is not None and have[key] != value:

@@ -12,10 +12,12 @@ from numpy import float32, float64, int64
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-__all__ = ["FEATURES", "SIGMA_MIN", "make_features", "rolling_features"]
+__all__ = ["FEATURES", "SCALER", "SIGMA_MIN", "make_features", "rolling_features"]
 
 FEATURES: Final[tuple[str, ...]] = ("open_return", "high_return", "low_return", "close_return", "log_volume")
 """Names and order of the last axis of the model's input; an artifact that says otherwise is refused."""
+SCALER: Final = "window: returns / rms of close returns, log1p(volume / mean) standardised, clipped at 10"
+"""How they are scaled; whoever changes what `make_features` computes changes this line, and old models are refused."""
 
 SIGMA_MIN: Final = 1e-7
 """Floor of the volatility estimate per bar, a fraction: a window without any move still has a scale."""

@@ -16,7 +16,8 @@ import msgspec
 
 __all__ = ["Done", "main"]
 
-_NICENESS: Final = 10
+_NICENESS: Final = 5
+"""Trading and the operator come first, but the first model is waited for: at 10 a busy machine would starve it."""
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

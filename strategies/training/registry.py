@@ -12,7 +12,7 @@ import msgspec
 from safetensors.torch import save
 
 from strategies.artifact import MANIFEST, POINTER, WEIGHTS, BadArtifact, Golden, Manifest, load_artifact
-from strategies.features import FEATURES
+from strategies.features import FEATURES, SCALER
 from strategies.lstm import LstmNet, golden_input, predict_windows
 from strategies.training.history import History
 from strategies.training.train import TrainResult, TrainSpec
@@ -31,6 +31,7 @@ def make_manifest(result: TrainResult, history: History, spec: TrainSpec, *, cre
         kind="lstm",
         weights_sha256=sha256(_weights(result.net)).hexdigest(),
         features=FEATURES,
+        scaler=SCALER,
         lookback=spec.lookback,
         horizon_bars=spec.horizon_bars,
         bar_ns=history.bar_ns,

@@ -18,7 +18,7 @@ from numpy import float64
 from numpy.typing import NDArray
 
 from strategies.artifact import Golden, Hyper, Manifest
-from strategies.features import FEATURES
+from strategies.features import FEATURES, SCALER
 from strategies.lstm import LstmNet, golden_input, predict_windows
 from strategies.skill import Earned
 from strategies.training.history import History
@@ -106,6 +106,7 @@ def untrained(seed: int = 1, *, lookback: int = 60, horizon: int = 8) -> tuple[L
         kind="lstm",
         weights_sha256=sha256(_weights(net)).hexdigest(),
         features=FEATURES,
+        scaler=SCALER,
         lookback=lookback,
         horizon_bars=horizon,
         bar_ns=BAR_NS,

@@ -105,12 +105,23 @@ def test_foreign_manifests_are_refused(tmp_path: Path) -> None:
         (lambda m: m.update(lookback="60"), "not a manifest of this version"),
         (lambda m: m.update(format=2), "format 2, this version reads 1"),
         (lambda m: m.update(features=m["features"][::-1]), "features are log_volume, close_return"),  # type: ignore[index]
+        (lambda m: m.update(scaler="z-score"), "features were scaled by 'z-score'"),
         (lambda m: m.update(features=["open_return"]), "this version makes open_return, high_return"),
     ]
     for i, (change, reason) in enumerate(cases):
         folder = altered(saved(tmp_path / str(i)), change)
         with pytest.raises(BadArtifact, match=reason):
             load_artifact(folder)
+
+
+def test_oversized_files_are_not_read(tmp_path: Path) -> None:
+    """A manifest of more than a mebibyte is not one."""
+    folder = saved(tmp_path / "m")
+    with (folder / MANIFEST).open("ab") as file:
+        file.write(b" " * 2**20)
+
+    with pytest.raises(BadArtifact, match="larger than 1048576 bytes"):
+        load_artifact(folder)
 
 
 def test_another_question_is_refused(tmp_path: Path) -> None:

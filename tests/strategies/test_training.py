@@ -239,6 +239,8 @@ def test_the_process_fails_in_one_line(
         ("h.npz", "models", '{"horizon_bars": 300}', "too few"),
         ("h.npz", "models", '{"horizon": 3}', "is not a training spec"),
         ("h.npz", "models", "nonsense", "is not a training spec"),
+        ("h.npz", "models", '{"horizon_bars": 0}', "horizon_bars = 0 must be at least 1"),
+        ("h.npz", "models", '{"hyper": {"dropout": 1.0}}', "dropout must lie in 0..1"),
         ("h.npz", "file", spec, "file"),
     ]:
         code = main(["--data", str(tmp_path / data), "--out", str(tmp_path / out), "--spec", text])
