@@ -8,14 +8,16 @@ from typing import Any
 
 import structlog
 
-from daemon.domain.errors import Fatal, Transient, Unreachable
+from daemon.domain.errors import Transient, Unreachable
 from daemon.edge.clock import Clock
 from daemon.edge.market import MarketData
 from daemon.edge.rest import Rest, make_exchange
 from daemon.service.lifecycle import Service
 from daemon.service.training import TrainingFailed
 from daemon.service.training import train as train_model
-from daemon.settings import Settings
+from daemon.service.venues import check_key
+from daemon.service.wiring import limits
+from daemon.settings import Settings, read_keys
 
 log = structlog.get_logger("ballast")
 
@@ -35,8 +37,6 @@ async def _run(settings: Settings) -> int:
         if started.done():
             started.result()
             await waiting
-    except Fatal:
-        raise
     finally:
         for task in (started, waiting):
             task.cancel()
@@ -83,17 +83,21 @@ async def _market(settings: Settings, stack: contextlib.AsyncExitStack) -> Marke
 
 def check(settings: Settings, online: bool) -> list[str]:
     """Return what would stop a start, one line each; with ``online`` the exchange is asked too."""
-    problems: list[str] = []
-    if not online:
+    problems = [f"risk.{line}" for line in limits(settings).validate()]
+    if not online or problems:
         return problems
 
     async def ask() -> None:
         async with contextlib.AsyncExitStack() as stack:
             market = await _market(settings, stack)
             await market.instruments(settings.universe)
+            if settings.mode == "live":
+                await check_key(settings, read_keys(settings), Clock())
             offset_ms = await market.clock_offset() / 1e6
             if abs(offset_ms) > 500:
-                problems.append(f"clock: {offset_ms:+.0f} ms off the exchange's; synchronise it (chrony, systemd-timesyncd)")
+                problems.append(
+                    f"clock: {offset_ms:+.0f} ms off the exchange's; synchronise it (chrony, systemd-timesyncd)"
+                )
 
     try:
         asyncio.run(ask())

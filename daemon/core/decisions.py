@@ -205,8 +205,6 @@ class Decisions:
             )
         )
         verdicts = door.judge(state, made.intents)
-        if verdicts is None:
-            return (self._step(asked.close_ns, NoReason.NOT_READY, "equity is unknown"),)
         sent, stopped = len(verdicts.approved), len(verdicts.refused)
         step = self._step(
             asked.close_ns,

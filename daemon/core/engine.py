@@ -5,8 +5,6 @@ ticks, books, timers ─▶ Markets ─▶ columns ─▶ Decisions ─▶ plan 
 acks, fills, answers ─▶ blotter, account
 """
 
-from decimal import Decimal
-
 from daemon.core import causes as cause
 from daemon.core.config import EngineConfig
 from daemon.core.decisions import Decisions
@@ -14,6 +12,7 @@ from daemon.core.exitdesk import ExitDesk
 from daemon.core.markets import Markets
 from daemon.core.memory import recall, remember
 from daemon.core.state import State
+from daemon.core.submit import known_or_nan
 from daemon.domain.events import (
     Action,
     Alert,
@@ -47,6 +46,7 @@ from daemon.domain.events import (
 from daemon.domain.events import CancelAll as CancelAllOrders
 from daemon.domain.market import NS_PER_S, Book, Malformed, Tick
 from daemon.domain.orders import Cause, Fill, OrderState, OrderUpdate
+from risk.money import ZERO, exact
 
 NONE: tuple[Effect, ...] = ()
 LOSS_EVERY_NS = NS_PER_S
@@ -288,7 +288,7 @@ class Engine:
                 symbol=order.intent.symbol,
                 state=OrderState.DENIED,
                 venue_id="",
-                filled=Decimal(0),
+                filled=ZERO,
                 code=event.detail,
                 source="send",
                 ts_ns=event.ts_ns,
@@ -306,6 +306,9 @@ class Engine:
         state.account.restore(event.cash, event.positions, event.entries, event.fill_keys)
         state.blotter.restore(event.orders)
         recall(state, event.state_json)
+        remembered = {one.symbol for one in state.stops.snapshot().guarded} | {one.symbol for one in state.stops.hits()}
+        for symbol in sorted(remembered - state.account.positions.keys()):
+            state.stops.set_position(symbol, ZERO, 0.0)
         for symbol, qty in state.account.positions.items():
             state.stops.set_position(symbol, qty, state.account.entries.get(symbol, 0.0))
         return NONE
@@ -323,12 +326,10 @@ class Engine:
 
     def _flow(self, event: Flow) -> tuple[Effect, ...]:
         if event.ours:
-            equity = self.state.equity()
             value = event.amount
             if event.asset != self.config.quote:
-                value *= Decimal(repr(self.state.price(f"{event.asset}/{self.config.quote}")))
-            if equity is not None and equity > 0:
-                self.state.drawdown.flow(value, equity)
+                value *= exact(self.state.price(f"{event.asset}/{self.config.quote}"))
+            self.state.drawdown.flow(value, known_or_nan(self.state.equity()))
             self.state.account.flow(event.asset, event.amount)
         return (Booked(None, event),)
 

@@ -105,8 +105,7 @@ class ExitDesk:
         effects: list[Effect] = [
             Cancel(order.intent.client_id, symbol, "an exit goes first") for order in working if order.state == "acked"
         ]
-        equity = state.equity()
-        if market is None or market.instrument is None or equity is None:
+        if market is None or market.instrument is None:
             job.next_ns = now_ns + self._config.retry_ns
             return effects
         return effects + self._sell(job, now_ns)
@@ -114,8 +113,7 @@ class ExitDesk:
     def _sell(self, job: Exit, now_ns: int) -> list[Effect]:
         state, symbol = self._state, job.symbol
         instrument = state.markets[symbol].instrument
-        equity = state.equity()
-        if instrument is None or equity is None:
+        if instrument is None:
             return []
         rung = job.attempt
         number = state.exits.attempted(job, now_ns)
@@ -129,7 +127,7 @@ class ExitDesk:
                 now_ns=now_ns,
                 symbol=symbol,
                 qty=state.account.position(symbol),
-                equity=equity,
+                equity=door.known_or_nan(state.equity()),
                 quote=door.quote(state, symbol),
                 instrument=instrument,
                 limits=self._config.limits,
@@ -142,7 +140,7 @@ class ExitDesk:
             state.stops.set_position(symbol, ZERO, 0.0)
             return [Alert("dust", "what is left is too small for the venue to take", symbol, now_ns)]
         verdicts = door.judge(state, plan.intents)
-        if verdicts is None or not (verdicts.approved or verdicts.refused):
+        if not (verdicts.approved or verdicts.refused):
             return []
         effects: list[Effect] = [door.submit(decision, plan, verdicts, {"cause": str(job.cause), "rung": rung})]
         if not verdicts.approved:

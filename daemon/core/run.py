@@ -35,8 +35,9 @@ class Runner:
     """Feed events to the engine and hand its effects on.
 
     ``decode`` turns a raw frame into an event, ``dispatch`` is called once per effect in order, ``observe`` once per
-    event that is not a tick, ``on_tick`` after a tick (the paper venue lives on them). Events emitted while one is being processed wait their turn. ``digest`` is the
-    rolling hash of every effect so far: two runs over the same tape end with the same digest.
+    event that is not a tick, ``on_tick`` after a tick (the paper venue lives on them). Events emitted while one is being
+    processed wait their turn. ``digest`` is the rolling hash of every effect so far: two runs over the same tape end
+    with the same digest.
     """
 
     def __init__(

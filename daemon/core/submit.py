@@ -1,11 +1,20 @@
 """From intents to one durable write: gate, reservation, record. Decisions and exits leave through the same door."""
 
+from decimal import Decimal
+
 import msgspec
 
 from daemon.core.planner import Plan, Quote
 from daemon.core.state import State
 from daemon.domain.events import Submit
 from daemon.domain.orders import Approved, Intent, Refused
+
+NAN = Decimal("NaN")
+
+
+def known_or_nan(equity: Decimal | None) -> Decimal:
+    """Return equity, NaN when it is unknown: what grows exposure is then denied, exits go on."""
+    return equity if equity is not None else NAN
 
 
 class Verdicts(msgspec.Struct, frozen=True):
@@ -24,12 +33,9 @@ def quote(state: State, symbol: str) -> Quote:
     return Quote(bid=book.bid if book is not None else 0.0, ask=book.ask if book is not None else 0.0, last=market.last)
 
 
-def judge(state: State, intents: tuple[Intent, ...]) -> Verdicts | None:
-    """Pass intents through the gate and reserve for what it approves; None while equity is unknown (deny)."""
-    equity = state.equity()
-    if equity is None:
-        return None
-    verdicts = state.gate.judge(intents, state.gate_view(equity))
+def judge(state: State, intents: tuple[Intent, ...]) -> Verdicts:
+    """Pass intents through the gate and reserve for what it approves; unknown equity denies all but exits."""
+    verdicts = state.gate.judge(intents, state.gate_view(known_or_nan(state.equity())))
     approved = tuple(one for one in verdicts if isinstance(one, Approved))
     for one in approved:
         state.blotter.sent(one)

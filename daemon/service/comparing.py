@@ -67,13 +67,9 @@ async def compare_ledger(reader: LedgerReader, calls: VenueCalls, symbols: tuple
         ours = [order for order in await calls.orders_since(symbol, since_ns) if order.client_id.startswith(prefix)]
         theirs |= {order.client_id for order in ours}
         numbers = {order.order_id for order in ours}
-        traded |= {
-            (symbol, str(trade.id)) for trade in await calls.trades_from(symbol, 0) if trade.order_id in numbers
-        }
+        traded |= {(symbol, str(trade.id)) for trade in await calls.trades_from(symbol, 0) if trade.order_id in numbers}
     return Comparison(
-        rows=tuple(
-            Row(asset, booked.get(asset, ZERO), held.get(asset, ZERO)) for asset in sorted({*booked, *held})
-        ),
+        rows=tuple(Row(asset, booked.get(asset, ZERO), held.get(asset, ZERO)) for asset in sorted({*booked, *held})),
         orders=len(placed),
         exchange_orders=len(theirs),
         fills=len(fills),
@@ -117,7 +113,9 @@ async def _compare_live(settings: Settings, reader: LedgerReader) -> Comparison:
         lane = Lane(exchange_of(settings, keys), quota=Quota(clock), secrets=secrets)
         lane.open()
         lane.exchange.set_markets_from_exchange(exchange)
-        calls = VenueCalls(send=lane, cancel=lane, read=lane, instruments={one.symbol: one for one in listed.instruments})
+        calls = VenueCalls(
+            send=lane, cancel=lane, read=lane, instruments={one.symbol: one for one in listed.instruments}
+        )
         stack.push_async_callback(lane.close)
         await calls.sync_clock()
         return await compare_ledger(reader, calls, settings.universe, client_prefix(settings.instance))

@@ -245,7 +245,7 @@ async def _settle(service: Service) -> None:
     service.command(Action.PAUSE, "demo")
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SETTLE_S_MAX
-    while loop.time() < deadline and (service.engine.state.blotter.live or service.engine.state.exits.active):
+    while loop.time() < deadline and (service.engine.state.blotter.live or service.engine.state.exits.active):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     await service.ledger.flush(SETTLE_S_MAX)
 
@@ -275,7 +275,9 @@ def _summary(found: Comparison, seen: Seen, service: Service, out: Console) -> d
     for row in found.rows:
         mark = "[green]equal[/]" if row.ledger == row.exchange else "[red]DIFFERS[/]"
         out.print(f"  {row.asset:<6} ledger {row.ledger:f}  exchange {row.exchange:f}  {mark}")
-    out.print(f"  orders: ledger {found.orders}, exchange {found.exchange_orders}; fills: {found.fills}, {found.exchange_fills}")
+    out.print(
+        f"  orders: ledger {found.orders}, exchange {found.exchange_orders}; fills: {found.fills}, {found.exchange_fills}"
+    )
     missing = [what for what, is_there in enough.items() if not is_there]
     if missing:
         out.print(f"[red]not seen[/]: {', '.join(missing)}")

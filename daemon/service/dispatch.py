@@ -42,7 +42,7 @@ RETRY_S_MAX = 15.0
 class Dispatcher:
     """Carries out effects in order; whatever takes time becomes a job of the supervisor and answers with an event."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument per port
         self,
         *,
         ledger: Ledger,

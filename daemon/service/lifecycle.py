@@ -293,7 +293,7 @@ class Service:
 
     # ------------------------------------------------------------------ callbacks
 
-    def _on_link(self, up: bool, detail: str) -> None:  # noqa: FBT001 - the feed's callback
+    def _on_link(self, up: bool, detail: str) -> None:
         log.info("market stream", up=up, detail=detail)
         self.emit(Link("market", up, detail, self.clock.now_ns()))
 

@@ -5,18 +5,20 @@ from typing import Any, NamedTuple
 
 from daemon.core.planner import client_prefix
 from daemon.domain.errors import Unsafe
-from daemon.domain.events import Event, Link, Listed, Restored
-from daemon.domain.market import Malformed, RejectReason, Tick
+from daemon.domain.events import Event, Link, Listed, Restored, Timer
+from daemon.domain.market import Book, Malformed, RejectReason, Tick
 from daemon.domain.ports import Emit, Venue
 from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.market import MarketData
 from daemon.edge.orders import LiveConfig, LiveVenue
+from daemon.edge.paper import PaperConfig, PaperVenue
 from daemon.edge.reconcile import Ownership
 from daemon.edge.rest import Rest, make_exchange
 from daemon.edge.userstream import Sinks, UserStream
 from daemon.settings import ExchangeKeys, Settings
+from risk.money import exact
 
 WS_API_URL = "wss://ws-api.binance.com:443"
 
@@ -133,19 +135,34 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
 
 def paper_venue(around: Surroundings) -> VenueParts:
     """Return the matching model on live market data: same port, same events, no signed request."""
-    from daemon.edge.paper import PaperVenue
-
     settings = around.settings
     venue = PaperVenue(
-        around.emit,
+        emit=around.emit,
         clock=around.clock,
+        latch=around.latch,
+        ledger=around.ledger,
         instruments={one.symbol: one for one in around.listed.instruments},
-        cash=settings.paper.cash,
-        fee_bps=settings.paper.fee_bps,
-        latency_ms=settings.paper.latency_ms,
+        config=PaperConfig(
+            quote=settings.quote,
+            cash=exact(settings.paper.cash),
+            fee_bps=exact(settings.paper.fee_bps),
+            latency_ms=settings.paper.latency_ms,
+        ),
     )
 
     async def begin(restored: Restored) -> None:
+        venue.restore(restored)
         around.emit(Link("user", up=True, detail="paper", ts_ns=around.clock.now_ns()))
 
-    return VenueParts(venue, {}, begin, on_tick=venue.on_tick, observe=venue.observe)
+    def observe(event: Event) -> None:
+        match event:
+            case Book():
+                venue.on_book(event)
+            case Timer():
+                venue.on_timer(event.ts_ns)
+            case Listed():
+                venue.set_instruments(event.instruments)
+            case _:
+                pass
+
+    return VenueParts(venue, {}, begin, on_tick=venue.on_tick, observe=observe)

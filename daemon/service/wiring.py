@@ -4,6 +4,7 @@ import hashlib
 from decimal import Decimal
 
 from daemon.core.config import EngineConfig
+from daemon.domain.errors import ConfigError
 from daemon.domain.market import NS_PER_MS
 from daemon.domain.orders import Tif
 from daemon.edge.ledger import LedgerConfig
@@ -61,7 +62,10 @@ def fee_rate(settings: Settings) -> Decimal:
 
 
 def engine_config(settings: Settings, account: str) -> EngineConfig:
-    """Return what the engine is told."""
+    """Return what the engine is told. Raises ConfigError when the limits contradict each other."""
+    problems = limits(settings).validate()
+    if problems:
+        raise ConfigError("\n".join(f"risk.{problem}" for problem in problems))
     deadline_ns = min(settings.bar_ns // DECISION_DEADLINE_SHARE, DEADLINE_MS_MAX * NS_PER_MS)
     return EngineConfig(
         instance=settings.instance,

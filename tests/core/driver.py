@@ -6,8 +6,21 @@ from typing import TypeVar
 
 from daemon.core.config import EngineConfig
 from daemon.core.engine import Engine
-from daemon.domain.events import Decide, Decided, Effect, Event, Flow, History, Link, Listed, Reconciled, Restored
-from daemon.domain.events import Submit, Timer, WorkerUp
+from daemon.domain.events import (
+    Decide,
+    Decided,
+    Effect,
+    Event,
+    Flow,
+    History,
+    Link,
+    Listed,
+    Reconciled,
+    Restored,
+    Submit,
+    Timer,
+    WorkerUp,
+)
 from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book, Instrument, Tick
 from daemon.domain.orders import Approved, Fill, OrderState, OrderUpdate, Side, Tif
 from daemon.domain.signal import Targets
@@ -82,7 +95,6 @@ class Driver:
             out += self.engine.process(event)
         self.effects.extend(out)
         return out
-
 
     # ------------------------------------------------------------------ starting
 

@@ -7,9 +7,11 @@ import pytest
 from daemon.domain.events import (
     Action,
     Alert,
+    BarClosed,
     Booked,
     Cancel,
     CancelAll,
+    Candle,
     Command,
     Confirmed,
     ConfirmQuiet,
@@ -35,7 +37,6 @@ from daemon.domain.events import (
     WorkerDown,
 )
 from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Tick
-from daemon.domain.events import BarClosed, Candle
 from daemon.domain.orders import Cause, OrderRecord, OrderState, Side
 from daemon.domain.signal import NoDecision, NoReason, Targets
 from risk.limits import Limits
@@ -261,7 +262,7 @@ def test_kill_cancels_and_halts_and_only_the_host_lifts_it() -> None:
     driver = Driver().start()
     effects = driver.send(Killed(True, "test", driver.now_ns))
 
-    assert only(effects, CancelAll)
+    assert only(effects, CancelAll).detail == "kill"
     assert driver.engine.state.trading is TradingState.HALTED
     assert not all_of(driver.bar(), Decide)
 
