@@ -20,18 +20,21 @@ from daemon.edge.venue_calls import VenueCalls
 NS_PER_S: Final = 1_000_000_000
 EARLIER_NS: Final = 5 * NS_PER_S
 """Executions and orders are searched from this long before the intent's time on: clocks differ."""
-FIRST_WAIT_S: Final = 0.25
-LAST_WAIT_S: Final = 8.0
 PAGE_AFTER_S: Final = 600.0
 """An order unresolved this long is reported as an error again and again."""
 FLUSH_S: Final = 5.0
 
 
 class EvidenceRules(msgspec.Struct, frozen=True, kw_only=True):
-    """What it takes to call an order never placed: so many "no such order" answers over so long, and nothing elsewhere."""
+    """What it takes to call an order never placed: so many "no such order" answers over so long, and nothing elsewhere.
+
+    Queries are repeated after pauses that grow from ``first_wait_s`` to ``last_wait_s``.
+    """
 
     misses: int = 3
     over_s: float = 60.0
+    first_wait_s: float = 0.25
+    last_wait_s: float = 8.0
 
 
 class Evidence:
@@ -101,7 +104,7 @@ class Evidence:
 
     async def complete(self, order: Tracked) -> None:
         """Fetch the missing executions of an order, with retries."""
-        wait_s = FIRST_WAIT_S
+        wait_s = self._rules.first_wait_s
         while order.short and order.venue_id:
             try:
                 await self.fetch_executions(order, order.venue_id)
@@ -110,7 +113,7 @@ class Evidence:
             if not order.short:
                 return
             await asyncio.sleep(random.uniform(wait_s / 2, wait_s))
-            wait_s = min(wait_s * 2, LAST_WAIT_S)
+            wait_s = min(wait_s * 2, self._rules.last_wait_s)
 
     async def resolve(self, client_id: str, symbol: str, sent_ns: int) -> None:
         """Query until the order is found or proven absent; the symbol stays blocked and the money reserved meanwhile."""
@@ -126,7 +129,8 @@ class Evidence:
 
     async def _search(self, order: Tracked, sent_ns: int) -> None:
         started = self._clock.mono_ns()
-        misses, first_miss, wait_s, paged = 0, 0, FIRST_WAIT_S, 0
+        misses, first_miss, paged = 0, 0, 0
+        wait_s = self._rules.first_wait_s
         while order.state in UNRESOLVED or order.short:
             try:
                 if await self.look_up(order):
@@ -148,7 +152,7 @@ class Evidence:
                     "orders.unresolved", client_id=order.client_id, symbol=order.symbol, for_s=round(elapsed_s)
                 )
             await asyncio.sleep(random.uniform(wait_s / 2, wait_s))
-            wait_s = min(wait_s * 2, LAST_WAIT_S)
+            wait_s = min(wait_s * 2, self._rules.last_wait_s)
 
     async def _absent(self, order: Tracked, sent_ns: int) -> bool:
         """Say whether the order is nowhere else either: open orders, all orders, executions, balances. Raises Transient."""

@@ -139,7 +139,7 @@ async def test_lost_request_is_proven_absent(live: Rig, action: str) -> None:
     started = CLOCK.mono_ns()
     await asyncio.wait_for(live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns), 20)
 
-    assert CLOCK.mono_ns() - started >= 1.5 * S_NS
+    assert CLOCK.mono_ns() - started >= 0.8 * S_NS
     assert live.states(intent.client_id) == ["unknown", "resolving", "never_placed"]
     assert live.orders_of(intent.client_id) == []
     assert live.requests("POST", "/api/v3/order") == 1
@@ -153,7 +153,7 @@ async def test_without_whole_stream_nothing_is_proven(live: Rig) -> None:
     intent = live.intent()
     await live.submit(intent)
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns), 4)
+        await asyncio.wait_for(live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns), 2.5)
 
     assert live.states(intent.client_id) == ["unknown", "resolving"]
 
@@ -162,7 +162,7 @@ async def test_late_execution_is_booked(live: Rig) -> None:
     """F7: the order executes after the timeout: found, booked, one order."""
     live.venue._stream_since_ns = 1
     await live.venue.reconcile()
-    live.fault(ORDER, "late", seconds=2.0)
+    live.fault(ORDER, "late", seconds=1.5)
     intent = live.intent()
     await live.submit(intent)
     await asyncio.wait_for(live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns), 20)
@@ -210,7 +210,7 @@ async def test_codes_through_real_ccxt(live: Rig, code: int, msg: str, state: st
 
 async def test_retry_after_is_obeyed_by_everything(live: Rig) -> None:
     """F9, I11: during the pause no request of any lane leaves, afterwards all work again."""
-    live.fault(ORDER, "error", status=429, code=-1003, headers={"Retry-After": "2"})
+    live.fault(ORDER, "error", status=429, code=-1003, headers={"Retry-After": "1"})
     await live.submit(live.intent())
     before = len(live.sim.requests)
     at = CLOCK.mono_ns()
@@ -219,7 +219,7 @@ async def test_retry_after_is_obeyed_by_everything(live: Rig) -> None:
     assert len(live.sim.requests) == before
     await live.venue.calls.open_orders()
 
-    assert CLOCK.mono_ns() - at >= 1.9 * S_NS
+    assert CLOCK.mono_ns() - at >= 0.9 * S_NS
     intent = live.intent()
     await live.submit(intent)
     assert live.states(intent.client_id) == ["filled"]
@@ -242,9 +242,7 @@ async def test_duplicate_client_id_is_queried_and_adopted(live: Rig) -> None:
     intent = live.resting()
     live.fault(ORDER, "cut_after")
     await live.submit(intent)
-    await live.venue.send(
-        Approved(intent=intent, ts_ns=intent.ts_ns)
-    )
+    await live.venue.send(Approved(intent=intent, ts_ns=intent.ts_ns))
     await asyncio.wait_for(live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns), 10)
 
     assert live.states(intent.client_id)[-1] == "acked"

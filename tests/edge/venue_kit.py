@@ -15,6 +15,7 @@ from daemon.domain.market import Instrument
 from daemon.domain.orders import Approved, Cause, Fill, Intent, OrderUpdate, Side, Tif
 from daemon.edge.clock import Clock
 from daemon.edge.evidence import EvidenceRules
+from daemon.edge.lane import tls_context
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import LedgerConfig, SqlLedger
 from daemon.edge.orders import LiveConfig, LiveVenue
@@ -172,6 +173,8 @@ async def rig(
         return exchange
 
     markets = factory()
+    markets.ssl_context = tls_context()
+    markets.timeout_on_exit = 0
     entries = (await markets.public_get_exchangeinfo())["symbols"]
     rules_of = [instrument(entry) for entry in entries]
     instruments = {one.symbol: one for one in rules_of if isinstance(one, Instrument)}
@@ -207,7 +210,7 @@ async def rig(
         config=LiveConfig(
             prefix=PREFIX,
             ownership=Ownership(quote="USDT", bases=bases, **(ownership or {})),
-            evidence=rules or EvidenceRules(misses=3, over_s=1.5),
+            evidence=rules or EvidenceRules(misses=3, over_s=0.8, first_wait_s=0.1, last_wait_s=0.4),
             secrets=(KEY, SECRET),
         ),
     )
