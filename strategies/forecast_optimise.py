@@ -106,12 +106,13 @@ class ForecastOptimise:
         if isinstance(factors, NoDecision):
             return factors
         estimated = self._monotonic_ns()
-        answer = self._optimise(view, forecasts, factors, setup)
+        answer, note = self._optimise(view, forecasts, factors, setup)
         self._timings = Timings(
             features_ns=(checked - started) + (estimated - forecast_done),
             forecast_ns=forecast_done - checked,
             solve_ns=self._monotonic_ns() - estimated,
             raw_skill=forecaster.earned.pooled if forecaster.earned else 0.0,
+            note=note,
         )
         return answer
 
@@ -128,7 +129,8 @@ class ForecastOptimise:
         forecasts: _Forecasts,
         factors: "tuple[NDArray[np.float64], NDArray[np.float64]]",
         setup: StrategySetup,
-    ) -> Targets | NoDecision:
+    ) -> tuple[Targets | NoDecision, str]:
+        """Solve and scale; return the answer and a note on solvers that failed on the way."""
         w0 = np.array(view.weights, dtype=np.float64)
         solution = self._optimiser_for(len(view.symbols), setup).solve(
             np.array(forecasts.forecast.mean, dtype=np.float64),
@@ -140,8 +142,8 @@ class ForecastOptimise:
             symbols=view.symbols,
         )
         if isinstance(solution, NoSolution):
-            return NoDecision(NoReason.NOT_FINITE, solution.reason)
-        return _targets(view, solution, forecasts.forecast, setup, w0=w0)
+            return NoDecision(NoReason.NOT_FINITE, solution.reason), ""
+        return _targets(view, solution, forecasts.forecast, setup, w0=w0), "; ".join(solution.tried)
 
 
 def _forecast(
@@ -236,12 +238,11 @@ def _targets(
         scaled, _ = scale_down(weights, view.daily, setup.optimizer.cvar_limit)
         if scaled is not weights:
             weights, binding = scaled, (*binding, "cvar")
-    status = solution.status if not solution.tried else f"{solution.status} ({'; '.join(solution.tried)})"
     return Targets(
         symbols=view.symbols,
         weights=tuple(weights.tolist()),
         forecast=forecast,
-        status=status,
+        status=solution.status,
         rung=solution.rung,
         binding=binding,
         turnover=float(np.abs(weights - np.maximum(w0, 0.0)).sum()),

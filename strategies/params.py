@@ -79,13 +79,14 @@ class Timings(msgspec.Struct, frozen=True):
     """What the last decision took, in ns, and the pooled out-of-sample skill of its model.
 
     ``features_ns`` covers checks, returns and covariance, ``forecast_ns`` the model with its own features, ``solve_ns``
-    optimiser and CVaR.
+    optimiser and CVaR. ``note`` is one line for the log when something was survived, such as a solver that failed.
     """
 
     features_ns: int = 0
     forecast_ns: int = 0
     solve_ns: int = 0
     raw_skill: float = 0.0
+    note: str = ""
 
 
 @runtime_checkable

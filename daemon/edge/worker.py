@@ -12,6 +12,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -194,6 +195,8 @@ class Worker:
         self._land()
         link.served = True
         self.rss_bytes = answer.rss_bytes
+        if answer.note:
+            log.warning("worker_note", seq=answer.decided.seq, note=answer.note)
         waiting, self._waiting = self._waiting, None
         if answer.rss_bytes > self._config.rss_bytes_max:
             self._waiting = waiting  # answered when the child has gone
@@ -298,7 +301,7 @@ def _spawn(link: socket.socket) -> "subprocess.Popen[bytes]":
     fd = link.fileno()
     environment = {
         "PATH": os.defpath,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         "PYTHONHASHSEED": "0",
         "CUDA_VISIBLE_DEVICES": "",
         **dict.fromkeys(THREAD_LIMITS, "1"),

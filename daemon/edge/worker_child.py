@@ -7,6 +7,7 @@ is the same code without the process, for backtest and replay.
 import ctypes
 import gc
 import os
+import random
 import signal
 import socket
 import sys
@@ -50,6 +51,9 @@ class InlineWorker:
     def __init__(self, config: WorkerConfig, monotonic_ns: Callable[[], int] | None = None) -> None:
         self._config = config
         self._monotonic_ns = monotonic_ns or int
+        self.note = ""
+        random.seed(config.seed)
+        np.random.seed(config.seed)  # noqa: NPY002 - a strategy that draws from the global generator is repeatable too
         self._strategy = _load_strategy(config.strategy)
         self._buffers: Buffers | None = None
         self._symbols: tuple[str, ...] = ()
@@ -61,7 +65,7 @@ class InlineWorker:
         info = None
         if isinstance(self._strategy, NeedsSetup):
             info = self._strategy.setup(self._config.setup, self._monotonic_ns)
-        bound_threads()
+        bound_threads(self._config.seed)
         self.ready = Ready(info.model, info.trained_ns, info.detail) if info is not None else Ready("", 0, "")
         return self.ready
 
@@ -107,6 +111,7 @@ class InlineWorker:
         except Exception as error:  # noqa: BLE001 - a user's strategy may raise anything; it is contained and reported
             result = NoDecision(NoReason.STRATEGY_RAISED, one_line(error))
         spent = self._strategy.timings if isinstance(self._strategy, NeedsSetup) else Timings()
+        self.note = spent.note
         return Decided(
             seq=decide.seq,
             result=result,
@@ -241,13 +246,13 @@ def _load_strategy(spec: str) -> Strategy:
     return strategy
 
 
-def bound_threads() -> None:
+def bound_threads(seed: int) -> None:
     """Keep linear algebra and torch on one thread: reproducible to the last bit, and no stalls on small machines."""
     threadpool_limits(limits=1)
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
 
 
 def rss_bytes() -> int:
@@ -284,16 +289,16 @@ def serve(link: socket.socket) -> None:
             elif isinstance(message, Bars):
                 worker.append(message.bars)
             else:
-                link.sendall(_answer(worker.decide(message)))
+                link.sendall(_answer(worker.decide(message), worker.note))
 
 
-def _answer(decided: Decided) -> bytes:
+def _answer(decided: Decided, note: str) -> bytes:
     """Return the answer as a message; one that holds what is no plain value is contained like any other fault."""
     try:
-        return frame(Answer(decided, rss_bytes()))
+        return frame(Answer(decided, rss_bytes(), note))
     except (TypeError, ValueError, OverflowError) as error:
         refused = NoDecision(NoReason.STRATEGY_RAISED, f"the answer cannot be sent: {one_line(error)}")
-        return frame(Answer(msgspec.structs.replace(decided, result=refused), rss_bytes()))
+        return frame(Answer(msgspec.structs.replace(decided, result=refused), rss_bytes(), note))
 
 
 def _reload(worker: InlineWorker) -> Ready:

@@ -63,10 +63,11 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag=True):
-    """The answer to a ``Decide``, and the child's resident size after it."""
+    """The answer to a ``Decide``, the child's resident size after it, and a line for the log ("" mostly)."""
 
     decided: Decided
     rss_bytes: int
+    note: str
 
 
 ToChild = WorkerConfig | Seed | Decide | Bars | Reload

@@ -20,6 +20,8 @@ from daemon.edge.worker import Worker
 from daemon.edge.worker_child import InlineWorker, without_holes
 from daemon.edge.worker_wire import Frames, Ready, WorkerConfig, frame
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup
+from strategies.training.registry import publish
+from tests.strategies.forecast_kit import untrained
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT")
 BAR_NS = 3_600 * 10**9
@@ -174,6 +176,10 @@ class Running:
         await self.until(lambda: len(self.of(WorkerUp)) >= count)
         self.worker.seed(seed())
 
+    async def downs(self, count: int) -> None:
+        """Wait for the count-th WorkerDown."""
+        await self.until(lambda: len(self.of(WorkerDown)) >= count)
+
     async def answer(self, decide: Decide) -> Decided:
         """Ask and wait for the answer to this very view."""
         self.worker.decide(decide)
@@ -227,6 +233,43 @@ async def test_reference_strategy_equals_inline_worker() -> None:
             assert decided.solve_ns > 0
             assert expected.forecast_ns == 0
         assert 0 < test.worker.rss_bytes < 600 * 2**20
+
+
+async def test_trained_network_in_the_process_equals_inline(tmp_path: Path) -> None:
+    """With an LSTM from its files both give the same model, forecasts within 1e-6 and the same weights; reload swaps it."""
+    horizon = 8
+    registry = tmp_path / "models"
+    net, manifest = untrained(1, horizon=horizon)
+    first = publish(registry, net, msgspec.structs.replace(manifest, bar_ns=BAR_NS))
+    trained = setup(
+        forecast=ForecastParams(model="lstm", shrink="none", horizon_bars=horizon, retrain_every_ns=0),
+        models_dir=str(registry),
+    )
+    configured = config("strategies.forecast_optimise:ForecastOptimise", setup=trained)
+    inline = InlineWorker(configured)
+    inline.seed(seed())
+    async with running(configured) as test:
+        assert test.of(WorkerUp)[0].model == inline.ready.model == f"lstm:{first}"
+        for seq in (1, 2):
+            mine = (await test.answer(ask(seq, clock=test.clock, price=100.0 + seq))).result
+            expected = inline.decide(ask(seq, price=100.0 + seq)).result
+            assert isinstance(mine, Targets)
+            assert isinstance(expected, Targets)
+            assert mine.forecast is not None
+            assert expected.forecast is not None
+            np.testing.assert_allclose(mine.forecast.mean, expected.forecast.mean, atol=1e-6)
+            np.testing.assert_allclose(mine.weights, expected.weights, atol=1e-6)
+        net, manifest = untrained(2, horizon=horizon)
+        second = publish(registry, net, msgspec.structs.replace(manifest, bar_ns=BAR_NS))
+        test.worker.reload_model()
+        await test.ups(2)
+        assert test.of(WorkerUp)[1].model == f"lstm:{second}"
+        (registry / second / "model.safetensors").write_bytes(b"garbage")
+        test.worker.reload_model()
+        await test.ups(3)
+        assert test.of(WorkerUp)[2].model == f"lstm:{second}"
+        assert "model.safetensors" in test.worker.detail
+        assert test.worker.starts == 1
 
 
 async def test_killed_child_is_replaced(naughty: None) -> None:
@@ -286,6 +329,30 @@ async def test_newest_view_wins(naughty: None) -> None:
         assert test.worker.superseded == 2
         assert weights(decided[1]) == pytest.approx((0.001,) * 4)
         assert weights(decided[4]) == pytest.approx((0.004,) * 4)
+
+
+async def test_every_question_is_answered_exactly_once(naughty: None) -> None:
+    """However often the child is killed in the middle of things, no question is lost and none answered twice."""
+    rng = np.random.default_rng(5)
+    test = Running(config("naughty:Slow"))
+    task = asyncio.create_task(test.worker.run())
+    asked = 0
+    for _ in range(6):
+        await test.ups(len(test.of(WorkerDown)) + 1)
+        for _ in range(4):
+            asked += 1
+            test.worker.decide(ask(asked, clock=test.clock, seconds=0.2 if asked % 5 == 0 else PATIENCE_S))
+            await asyncio.sleep(float(rng.uniform(0, 0.15)))
+        victim = test.worker.pid
+        if victim > 1:
+            os.kill(victim, signal.SIGKILL)
+            await test.downs(len(test.of(WorkerDown)) + 1)
+    await test.until(lambda: len(test.of(Decided)) >= asked)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+    assert sorted(one.seq for one in test.of(Decided)) == list(range(1, asked + 1))
 
 
 async def test_late_answer_is_dropped_and_its_bars_are_kept(naughty: None) -> None:

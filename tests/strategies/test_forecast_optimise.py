@@ -9,10 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from daemon.domain.signal import NoDecision, NoReason, Targets, View
+from strategies.artifact import BadArtifact
 from strategies.cvar import historical_cvar
 from strategies.forecast_optimise import UNKNOWN_SCALE, ForecastOptimise
 from strategies.forecaster import RawForecast
 from strategies.params import NS_PER_DAY, ForecastParams, NeedsSetup, OptimizerParams, StrategySetup
+from strategies.qp import FixedQP, Problem, Raw
 from strategies.skill import Earned
 
 Floats = NDArray[np.float64]
@@ -192,6 +194,47 @@ def test_warming_up_and_not_set_up() -> None:
     empty.bars[:] = 0.0
     assert refused(strategy().decide(empty, {})) is NoReason.NOT_FINITE
     assert refused(ForecastOptimise().decide(view(), {})) is NoReason.NO_MODEL
+
+
+def test_refused_model_leaves_the_champion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that cannot be loaded later is reported and the one before keeps deciding; without one there is no decision."""
+
+    def refuse(*_args: object, **_named: object) -> Stub:
+        raise BadArtifact("model.safetensors: sha256 is wrong; train again")
+
+    champion = strategy()
+    setup = StrategySetup(forecast=ForecastParams(), optimizer=OptimizerParams(), symbols=SYMBOLS, bar_ns=BAR_NS)
+    monkeypatch.setattr("strategies.forecast_optimise.load_forecaster", refuse)
+    info = champion.setup(setup, int)
+    assert (info.model, "sha256" in info.detail) == ("stub:1", True)
+    assert decided(champion.decide(view(), {})).weights[0] > 0.0
+
+    newcomer = ForecastOptimise()
+    assert newcomer.setup(setup, int).model == ""
+    answer = newcomer.decide(view(), {})
+    assert refused(answer) is NoReason.NO_MODEL
+    assert isinstance(answer, NoDecision)
+    assert "sha256" in answer.detail
+
+
+def test_failed_solvers_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decision found on a lower rung says which, and the note says why."""
+
+    def fail(self: FixedQP, problem: Problem) -> Raw:
+        raise ValueError("no luck")
+
+    chosen = strategy()
+    monkeypatch.setattr(FixedQP, "solve", fail)
+    assert decided(chosen.decide(view(), {})).rung == "second"
+    assert "no luck" in chosen.timings.note
+
+
+def test_returns_beyond_float_are_refused() -> None:
+    """Finite prices whose covariance is not finite: hold."""
+    absurd = view()
+    absurd.bars[0, ::2] = 1e-150
+    absurd.bars[0, 1::2] = 1e150
+    assert refused(strategy().decide(absurd, {})) is NoReason.NOT_FINITE
 
 
 def test_prices_that_never_move_are_decided() -> None:
