@@ -75,7 +75,7 @@ class Alternating:
         assert self.seeded
         odd = decide.close_ns // NS_PER_S % 2
         weights = (0.1 + 0.05 * odd, 0.2 - 0.05 * odd)
-        mean = (0.01 * odd + 0.002 + self.bias, 0.001)
+        mean = (0.01 * odd + 0.002 + self.bias, 0.0015)
         forecast = Forecast(decide.symbols, 24, mean, mean, (0.1, 0.1), (0.5, 0.5), (0.2, 0.2), "test")
         return Decided(decide.seq, Targets(decide.symbols, weights, forecast), 1, 2, 3, decide.ts_ns)
 
