@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 LINE_CHARS_MAX = 8192
 """Longest rendered record; the middle of a longer one (tracebacks, venue answers) is cut out."""
 
+VALUE_CHARS_FREE = 512
+"""Values up to this length are never cut; longer ones share half a line."""
+
 SECRET_CHARS_MIN = 6
 """Shorter registered secrets are not searched for: they would blank ordinary words."""
 
@@ -94,10 +97,12 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
 
 def _clean_values(_logger: Any, _name: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
     """Clean long texts before they are rendered, so that a cut line is still valid JSON."""
+    budget = LINE_CHARS_MAX // 2
     for key, value in event.items():
-        if isinstance(value, str) and len(value) > LINE_CHARS_MAX // 4:
-            text, half = _redact(value), LINE_CHARS_MAX // 8
+        if isinstance(value, str) and len(value) > VALUE_CHARS_FREE:
+            text, half = _redact(value), max(budget, VALUE_CHARS_FREE) // 2
             event[key] = text if len(text) <= 2 * half else f"{text[:half]} … {text[-half:]}"
+            budget -= len(event[key])
     return event
 
 
