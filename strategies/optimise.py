@@ -143,9 +143,16 @@ class Optimiser:
     n : number of assets
     params : limits, tolerance and costs; fixed for the life of the object
     k : largest number of factors a call may bring; n when the covariance has full rank
+
+    Raises
+    ------
+    ValueError
+        When ``params.objective`` is not ``mean_variance``.
     """
 
     def __init__(self, n: int, params: OptimizerParams, k: int | None = None) -> None:
+        if params.objective != "mean_variance":
+            raise ValueError(f"optimizer.objective = {params.objective!r} is not known; mean_variance is")
         self._n, self._k, self._params = n, n if k is None else k, params
         full = params.fully_invested
         self._rungs: tuple[tuple[str, _Rung], ...] = (

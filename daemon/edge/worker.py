@@ -32,13 +32,15 @@ from daemon.edge.worker_wire import (
     Reload,
     ToChild,
     WorkerConfig,
-    frame,
+    parts,
 )
 
 BACKOFF_S_MIN = 0.1
 REAP_S_MAX = 5.0
 EXIT_S_MAX = 0.5
 POLL_S = 0.005
+JOIN_BYTES_MAX = 65_536
+"""Smaller messages go out in one write; a seed of megabytes is not copied for that."""
 THREAD_LIMITS = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -283,7 +285,12 @@ class _Link(asyncio.Protocol):
     def send(self, message: ToChild) -> None:
         """Write one message."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(frame(message))
+            prefix, body = parts(message)
+            if len(body) < JOIN_BYTES_MAX:
+                self._transport.write(prefix + body)
+            else:
+                self._transport.write(prefix)
+                self._transport.write(body)
 
     def end(self, detail: str) -> None:
         """End the session; the first reason given counts."""

@@ -78,10 +78,15 @@ TO_CHILD: msgspec.msgpack.Decoder[ToChild] = msgspec.msgpack.Decoder(ToChild)
 FROM_CHILD: msgspec.msgpack.Decoder[FromChild] = msgspec.msgpack.Decoder(FromChild)
 
 
-def frame(message: ToChild | FromChild) -> bytes:
-    """Return the message with its length in front (4 bytes, big endian)."""
+def parts(message: ToChild | FromChild) -> tuple[bytes, bytes]:
+    """Return the length (4 bytes, big endian) and the body: a seed is large, so they are not joined by copying."""
     body = _ENCODER.encode(message)
-    return PREFIX.pack(len(body)) + body
+    return PREFIX.pack(len(body)), body
+
+
+def frame(message: ToChild | FromChild) -> bytes:
+    """Return the message with its length in front, in one piece."""
+    return b"".join(parts(message))
 
 
 class Frames:

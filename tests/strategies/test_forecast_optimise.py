@@ -6,6 +6,8 @@ from typing import Self
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from daemon.domain.signal import NoDecision, NoReason, Targets, View
@@ -285,6 +287,43 @@ def test_decisions_depend_on_the_past_of_the_view_alone() -> None:
     old = view(bars=1_500)
     old.bars[:, :400] *= 7.0
     assert chosen.decide(old, {}) == first
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_market_gets_a_feasible_answer_or_a_reason(data: st.DataObject) -> None:
+    """Flat, jumping, missing, tiny and huge prices, any forecast: inside the limits, or no decision; never an exception."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    market = view(weights=tuple((rng.dirichlet(np.ones(5)) * 1.1)[:4].tolist()), frozen=(False, True, False, False))
+    for asset in range(4):
+        closes = market.bars[asset]
+        match data.draw(st.sampled_from(["plain", "flat", "jump", "nan", "young", "scaled", "zero"])):
+            case "flat":
+                closes[:, :4] = 7.0
+            case "jump":
+                closes[-10:, :4] *= data.draw(st.sampled_from([1e-6, 1e6]))
+            case "nan":
+                closes[rng.integers(0, 200), :] = np.nan
+            case "young":
+                closes[: rng.integers(0, 200)] = np.nan
+            case "scaled":
+                closes[:, :4] *= data.draw(st.sampled_from([1e-12, 1e12]))
+            case "zero":
+                closes[rng.integers(0, 200), 3] = 0.0
+            case _:
+                pass
+    Stub.mean = tuple(data.draw(st.lists(st.floats(allow_infinity=True), min_size=4, max_size=4)))
+    answer = strategy().decide(market, {})
+
+    if isinstance(answer, Targets):
+        w, w0 = np.array(answer.weights), np.array(market.weights)
+        assert (w >= 0).all()
+        assert (w <= np.maximum(w0, 0.3) + 1e-9).all()
+        assert w[1] <= w0[1] + 1e-9
+        assert w.sum() <= 0.98 + 1e-9
+        assert np.maximum(w - w0, 0).sum() <= 0.5 + 1e-9
+    else:
+        assert answer.detail
 
 
 def test_timings_come_from_the_injected_stopwatch() -> None:

@@ -145,6 +145,12 @@ def test_hot_path_equals_the_definition(n: int, k: int, full: bool) -> None:
         assert fast.duals == pytest.approx(reference.duals, abs=1e-4)
 
 
+def test_unknown_objective_is_refused() -> None:
+    """Only what is implemented can be asked for."""
+    with pytest.raises(ValueError, match="max_sharpe"):
+        Optimiser(2, OptimizerParams(objective="max_sharpe"))
+
+
 def test_definition_is_dpp() -> None:
     """The problem is compiled once: disciplined and parametrised."""
     assert Definition(5, 3, fully_invested=True).problem.is_dcp(dpp=True)
