@@ -14,7 +14,7 @@ from daemon.core.engine import Engine
 from daemon.core.run import Runner
 from daemon.domain.errors import BallastError, Transient
 from daemon.domain.events import Action, Command, Effect, Event, Fault, Killed, Link, Listed, Timer
-from daemon.domain.market import NS_PER_S
+from daemon.domain.market import NS_PER_S, Malformed
 from daemon.domain.ports import Venue
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Conflator, Feed
@@ -27,7 +27,7 @@ from daemon.edge.worker import Worker
 from daemon.outlets.api import Api
 from daemon.outlets.journal import Journal
 from daemon.outlets.listener import make_tokens
-from daemon.outlets.metrics import Metrics, MetricsListener
+from daemon.outlets.metrics import Metrics, MetricsListener, Snapshot
 from daemon.service.desk import Desk, Facts
 from daemon.service.dispatch import Dispatcher
 from daemon.service.training import Trainer, model_rows
@@ -99,7 +99,8 @@ class Service:
         self.emit(Fault(task, detail, self.clock.now_ns()))
 
     def _observe(self, event: Event) -> None:
-        self.metrics.observe_event(event)
+        if not isinstance(event, Malformed):  # counted by the engine, together with what it refuses itself
+            self.metrics.observe_event(event)
         if self._parts is not None and self._parts.observe is not None:
             self._parts.observe(event)
 
@@ -148,6 +149,7 @@ class Service:
         )
         self.emit(restored)
         self.emit(listed)
+        self._tick_clock()
         self._check_latch()
         await self._until(lambda: parts.begin(restored), "the account")
         self._start_tasks(listed, parts)
@@ -156,7 +158,6 @@ class Service:
         """Build decoder, journal and runner: from here on events are taken and recorded."""
         settings = self.settings
         self.wire = BinanceWire(listed.instruments, held=self.conflator.held)
-        self.wire.offset_ns = self.offset_ns
         self.journal = Journal(
             settings.mode_path / "journal",
             settings.journal.max_bytes,
@@ -164,6 +165,8 @@ class Service:
             code_version=self.version,
             config_hash=config_hash(settings),
             config_json=_json(redacted(settings)),
+            engine_json=_json(self.engine.config),
+            worker_json=_json(worker_config(settings)),
         )
         self.runner = Runner(self.engine, decode=self.wire.decode, recorder=self.journal, observe=self._observe)
         self._closers.append(self._close_journal)
@@ -201,7 +204,7 @@ class Service:
                 models=lambda: model_rows(settings.state_path / "models"),
             ),
         )
-        self.metrics.set_gauges(self.desk.snapshot)
+        self.metrics.set_gauges(self._snapshot)
         tokens = make_tokens(
             settings.state_path,
             {
@@ -214,6 +217,14 @@ class Service:
         self.scrape = MetricsListener(settings.metrics.listen, self.metrics, tokens=tokens)
         self.api.bind()
         self.scrape.bind()
+
+    def _snapshot(self) -> Snapshot:
+        """Bring the counters that the engine keeps itself up to date, then return the gauges: called at every scrape."""
+        for symbol, market in self.engine.state.markets.items():
+            self.metrics.ticks[symbol] = market.ticks
+        for reason, count in self.engine.markets.rejected.items():
+            self.metrics.rejected[(reason,)] = count
+        return self.desk.snapshot()
 
     def _serve(self) -> None:
         self.supervisor.outlet("api", self.api.serve)
@@ -243,13 +254,19 @@ class Service:
             self._check_latch()
             for book in self.conflator.flush(self.wire):
                 self.emit(book)
-            now_ns = self.clock.now_ns()
-            self.emit(Timer(now_ns, now_ns + self.offset_ns))
+            now_ns = self._tick_clock()
             count += 1
             if count % FLUSH_TIMERS == 0:
                 self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
                 self.supervisor.job("journal", self.journal.flush())
                 self._note_ready(now_ns)
+
+    def _tick_clock(self) -> int:
+        """Tell the engine the time; the decoder learns the venue's clock at the same moment, so that a replay can too."""
+        now_ns = self.clock.now_ns()
+        self.wire.offset_ns = self.offset_ns
+        self.emit(Timer(now_ns, now_ns + self.offset_ns))
+        return now_ns
 
     def _check_latch(self) -> None:
         on = self.latch.is_set()
@@ -279,7 +296,6 @@ class Service:
         while True:
             await asyncio.sleep(CLOCK_S)
             self.offset_ns = await self.market.clock_offset()
-            self.wire.offset_ns = self.offset_ns
 
     async def _other_candles(self) -> None:
         """Daily candles for CVaR once a day; hourly ones for the volatility stop while it is on."""
