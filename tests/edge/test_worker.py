@@ -3,6 +3,9 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -18,7 +21,7 @@ from daemon.domain.signal import NoDecision, NoReason, Targets
 from daemon.edge.clock import Clock
 from daemon.edge.worker import Worker
 from daemon.edge.worker_child import InlineWorker, without_holes
-from daemon.edge.worker_wire import Frames, Ready, WorkerConfig, frame
+from daemon.edge.worker_wire import Answer, Frames, Ready, WorkerConfig, frame
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup
 from strategies.training.registry import publish
 from tests.strategies.forecast_kit import untrained
@@ -30,6 +33,9 @@ BARS = 300
 PATIENCE_S = 60.0
 T = TypeVar("T")
 
+LOST = Decided(
+    seq=77, result=NoDecision(NoReason.PAUSED, ""), features_ns=0, forecast_ns=0, solve_ns=0, ts_ns=0
+)  # fmt: skip
 NAUGHTY = '''
 import time
 from daemon.domain.signal import Targets
@@ -72,6 +78,33 @@ class Window(Base):
     """Answers with what it saw, so a test can tell which bars arrived."""
     def weights(self, view, params):
         return tuple((view.bars[:, -2:, 3].sum(axis=1) / 1e6).tolist())
+
+class Surroundings(Base):
+    """Says how many descriptors and which thread limit it has."""
+    def weights(self, view, params):
+        import os
+        fds = [fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")]
+        print("this must not reach the daemon's stdout")
+        return (len(fds) / 100, float(os.environ["OMP_NUM_THREADS"]) / 10, len(os.environ.get("SECRET", "")) / 10, 0.0)
+
+class Leaves(Base):
+    def weights(self, view, params):
+        raise SystemExit(7)
+
+class Unsendable:
+    def decide(self, view, params):
+        return Targets(symbols=view.symbols, weights=(0.1,) * 4, binding=(object(),))
+
+class Wrong:
+    def decide(self, view, params):
+        return "buy everything"
+
+class Mute:
+    pass
+
+class NeverReady:
+    def __init__(self):
+        time.sleep(3600)
 
 class Broken:
     def __init__(self):
@@ -408,7 +441,96 @@ async def test_no_model_is_a_normal_answer(tmp_path: Path) -> None:
         assert reason(await test.answer(ask(1, clock=test.clock))) is NoReason.NO_MODEL
 
 
-@pytest.mark.parametrize("spec", ["naughty:Broken", "nowhere:Nothing", "naughty:Missing"])
+async def test_child_inherits_one_descriptor_and_no_environment(
+    naughty: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither our files nor our secrets reach the strategy; its libraries have one thread; Ctrl-C is not its business."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    with (tmp_path / "open").open("w") as ours:
+        os.set_inheritable(ours.fileno(), True)
+        async with running(config("naughty:Surroundings")) as test:
+            os.kill(test.worker.pid, signal.SIGINT)
+            seen = weights(await test.answer(ask(1, clock=test.clock)))
+            assert test.worker.starts == 1
+
+    assert seen == pytest.approx((0.04, 0.1, 0.0, 0.0))
+
+
+async def test_strategy_that_exits_is_replaced(naughty: None) -> None:
+    """Leaving the process is reported with its exit code."""
+    async with running(config("naughty:Leaves")) as test:
+        assert reason(await test.answer(ask(1, clock=test.clock))) is NoReason.WORKER_DOWN
+        await test.downs(1)
+        assert "code 7" in test.of(WorkerDown)[0].detail
+
+
+async def test_child_that_never_gets_ready_is_given_up(naughty: None) -> None:
+    """Start-up has its own limit."""
+    test = Running(config("naughty:NeverReady", start_ns_max=3 * 10**8))
+    task = asyncio.create_task(test.worker.run())
+    await test.downs(1)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert "not ready within 0.3 s" in test.of(WorkerDown)[0].detail
+    assert test.worker.pid == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff" * 8, frame(Ready("m", 0, ""))[:4] + b"\xc1" * 99, frame(Answer(LOST, 1, ""))],
+    ids=["length", "body", "unasked"],
+)
+async def test_child_that_speaks_nonsense_is_replaced(naughty: None, data: bytes) -> None:
+    """Absurd lengths, broken messages and answers nobody asked for end the session."""
+    async with running(config()) as test:
+        link = test.worker._link
+        assert link is not None
+        link.data_received(data)
+        await test.ups(2)
+        assert len(test.of(WorkerDown)) == 1
+        assert not test.of(Decided)
+
+
+def test_child_dies_with_the_daemon(naughty: None) -> None:
+    """SIGKILL of the daemon leaves no worker behind."""
+    code = (
+        "import asyncio, sys\n"
+        "from daemon.edge.clock import Clock\n"
+        "from daemon.edge.worker import Worker\n"
+        "from daemon.domain.events import WorkerUp\n"
+        "from daemon.edge.worker_wire import WorkerConfig\n"
+        "import msgspec\n"
+        "config = msgspec.json.decode(sys.argv[1].encode(), type=WorkerConfig)\n"
+        "worker = Worker(lambda event: print(worker.pid, flush=True), Clock(), config)\n"
+        "asyncio.run(worker.run())\n"
+    )
+    daemon = subprocess.Popen(
+        [sys.executable, "-c", code, msgspec.json.encode(config("naughty:Hangs")).decode()],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert daemon.stdout is not None
+    with daemon.stdout:
+        child = int(daemon.stdout.readline())
+    daemon.kill()
+    daemon.wait()
+    deadline = time.monotonic() + PATIENCE_S
+    with suppress(FileNotFoundError, ProcessLookupError):  # gone between two looks
+        while not Path(f"/proc/{child}/stat").read_text().split(") ")[1].startswith("Z"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("strategy", ["Unsendable", "Wrong"])
+async def test_answers_that_are_no_targets_are_contained(naughty: None, strategy: str) -> None:
+    """What is not ``Targets``, or cannot be sent, is one line."""
+    async with running(config(f"naughty:{strategy}")) as test:
+        assert reason(await test.answer(ask(1, clock=test.clock))) is NoReason.STRATEGY_RAISED
+        assert test.worker.starts == 1
+
+
+@pytest.mark.parametrize("spec", ["naughty:Broken", "naughty:Mute", "nowhere:Nothing", "naughty:Missing"])
 async def test_unusable_strategy_is_reported_and_retried(naughty: None, spec: str) -> None:
     """A strategy that cannot start is a WorkerDown with one line, again and again with pauses."""
     test = Running(config(spec))
