@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trades-per-s", type=float, default=defaults.trades_per_s)
     parser.add_argument("--touch-notional", type=float, default=defaults.touch_notional)
     parser.add_argument("--spread-bps", type=float, default=defaults.spread_bps)
+    parser.add_argument("--book-levels", type=int, default=defaults.book_levels)
     parser.add_argument("--fee-rate", type=Decimal, default=defaults.fee_rate)
     parser.add_argument("--cash", type=Decimal, default=Decimal(100_000), help="opening balance in USDT")
     parser.add_argument("--weight-per-minute", type=int, default=Limits().weight_per_minute)
@@ -64,6 +65,7 @@ def config_from(arguments: list[str]) -> tuple[SimConfig, int]:
         trades_per_s=args.trades_per_s,
         touch_notional=args.touch_notional,
         spread_bps=args.spread_bps,
+        book_levels=args.book_levels,
         fee_rate=args.fee_rate,
         balances=(("USDT", args.cash),),
         limits=Limits(weight_per_minute=args.weight_per_minute, orders_per_10s=args.orders_per_10s),

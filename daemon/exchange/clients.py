@@ -76,7 +76,7 @@ class Connection:
 
     def _enqueue(self, frame: bytes) -> None:
         if len(self._queue) >= self._config.limits.frames_queued_max:
-            self.close(1008)
+            self.abort()  # the writer waits for a peer that does not read: a close frame would wait too
             return
         self._queue.append(frame)
         if self._parked is not None:

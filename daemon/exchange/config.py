@@ -87,6 +87,8 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
         Mean quote amount shown at the best price.
     spread_bps
         Full spread in basis points of the price; at least one tick.
+    book_levels
+        Levels per side that exist at all; a few make large orders fill in part.
     start_ns
         Time at which the market goes live; 0 = the clock at start.
     manual
@@ -110,6 +112,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
     trades_per_s: float = 5.0
     touch_notional: float = 8_000.0
     spread_bps: float = 0.6
+    book_levels: int = 500
     start_ns: int = 0
     manual: bool = False
     data_dir: str = ""

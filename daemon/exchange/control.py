@@ -38,6 +38,7 @@ class Control:
             ("POST", "/sim/crash"): self._crash,
             ("POST", "/sim/status"): self._status,
             ("POST", "/sim/fee"): self._fee,
+            ("POST", "/sim/clock"): self._clock,
             ("POST", "/sim/rules"): self._rules,
             ("POST", "/sim/push"): self._push,
             ("POST", "/sim/disconnect"): self._disconnect,
@@ -127,6 +128,10 @@ class Control:
         desk.fee_rate = Decimal(str(body.get("rate", desk.fee_rate)))
         if "asset" in body:
             desk.fee_asset = (str(body["asset"]), Decimal(str(body["price"]))) if body["asset"] else None
+        return {}
+
+    def _clock(self, body: dict[str, Any], _params: dict[str, str]) -> Any:
+        self._exchange.venue.offset_ms = int(body["offset_ms"])
         return {}
 
     def _rules(self, body: dict[str, Any], _params: dict[str, str]) -> Any:

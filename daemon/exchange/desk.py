@@ -12,7 +12,7 @@ from daemon.exchange.books import ZERO, Books, Fill, Order
 from daemon.exchange.config import SimConfig
 from daemon.exchange.errors import ApiError
 from daemon.exchange.filters import Ticket, check_filters
-from daemon.exchange.ladder import DEPTH_MAX, Ladder
+from daemon.exchange.ladder import Ladder
 from daemon.exchange.market import Market, Trade
 from daemon.exchange.universe import SymbolSpec
 from daemon.matching.model import Match, fee, round_down, sweep, traded_through
@@ -142,7 +142,7 @@ class Desk:
     def _match(self, ticket: Ticket, spec: SymbolSpec) -> tuple[Decimal, list[Match]]:
         """Return the order's quantity in base and what it takes from the book at once."""
         buy = ticket.side == "BUY"
-        levels = self._ladder.levels(ticket.index, asks=buy, depth=DEPTH_MAX)
+        levels = self._ladder.levels(ticket.index, asks=buy, depth=self._ladder.depth_max)
         limit = None if ticket.type == "MARKET" else ticket.price
         qty = ticket.qty
         if ticket.quote_qty > 0:

@@ -13,7 +13,6 @@ Rung = tuple[int, int]
 
 _HASH: Final = 2_654_435_761  # Knuth's multiplicative hash
 _GROWTH: Final = 0.35
-DEPTH_MAX: Final = 500  # levels per side
 
 
 class Ladder:
@@ -22,6 +21,7 @@ class Ladder:
     def __init__(self, config: SimConfig, market: Market) -> None:
         """Follow the market's trades."""
         self._market = market
+        self.depth_max = config.book_levels
         self._taken: list[dict[tuple[bool, int], int]] = [{} for _ in market.specs]
         self._touched = [0] * len(market.specs)
         self._base = [
@@ -54,6 +54,7 @@ class Ladder:
         if last is None:
             return []
         taken = self._taken[symbol]
+        depth = min(depth, self.depth_max)
         sign = 1 if asks else -1
         touch, shown = (last.ask, last.ask_qty) if asks else (last.bid, last.bid_qty)
         out: list[Rung] = []
@@ -62,7 +63,7 @@ class Ladder:
             out.append((touch, left))
         gap, base = self._gap[symbol], self._base[symbol]
         price = ((touch + sign) // gap + (1 if asks else 0)) * gap
-        for step in range(min(depth, DEPTH_MAX) + len(taken)):
+        for step in range(depth + len(taken)):
             if len(out) >= depth or price <= 0:
                 break
             noise = 0.5 + ((price * _HASH) & 0xFFFF) / 0x10000

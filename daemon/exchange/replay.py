@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import pyarrow.parquet as parquet
 
 from daemon.exchange.config import SimConfig, interval_ms
 from daemon.exchange.path import block_length
@@ -34,6 +33,8 @@ def _price_decimals(values: Floats) -> int:
 
 def _read(path: Path, step_ms: int) -> tuple[int, Floats]:
     """Read a file of candles onto a full grid: (opening time of the first, (R, 5) OHLCV with NaN where missing)."""
+    from pyarrow import parquet  # noqa: PLC0415 (30 MB that only a replay needs)
+
     if not path.is_file():
         msg = f"no candles at {path}: the folder must hold <BASE>_<QUOTE>-<timeframe>.parquet"
         raise ValueError(msg)

@@ -107,6 +107,8 @@ class Dispatcher:
             return public(self._venue, params)
         private = ACCOUNT_ROUTES.get(target)
         if private is None:
+            if incoming.path.startswith("/api/v3/userDataStream"):  # listenKeys were retired on 2026-02-20
+                raise ApiError(-1000, "This endpoint has been retired; use userDataStream.subscribe.", status=410)
             known = {path for _, path in (*MARKET_ROUTES, *ACCOUNT_ROUTES)}
             if incoming.path in known:
                 raise ApiError(-1020, "This operation is not supported.", status=405)

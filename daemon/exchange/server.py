@@ -109,7 +109,7 @@ class SimulatedExchange:
             await asyncio.sleep(min(_PUMP_SECONDS, max(_PUMP_SECONDS_MIN, wait)))
 
     def _tick(self) -> int:
-        now_ms = self.venue.now_ms()
+        now_ms = self.clock() // 1_000_000
         count = self.market.advance(now_ms)
         self.hub.on_time(now_ms)
         return count

@@ -16,7 +16,13 @@ __all__ = ["Venue"]
 
 
 class Venue:
-    """The exchange without its network."""
+    """The exchange without its network.
+
+    Attributes
+    ----------
+    offset_ms
+        Error of the time that the exchange tells and signs by; the market itself keeps to the clock.
+    """
 
     def __init__(self, config: SimConfig, clock: Clock) -> None:
         """Build the market as of the clock's time and open the account."""
@@ -26,11 +32,12 @@ class Venue:
         self.ladder = Ladder(config, self.market)
         self.books = Books(config.balances)
         self.desk = Desk(config, self.market, self.ladder, self.books)
+        self.offset_ms = 0
         self._generated = itertools.count(1)
 
     def now_ms(self) -> int:
         """Return the exchange's time, ms UTC."""
-        return self.clock() // 1_000_000
+        return self.clock() // 1_000_000 + self.offset_ms
 
     def symbol(self, params: dict[str, str]) -> int:
         """Return the index of the symbol that a request names.

@@ -149,7 +149,7 @@ def test_the_best_and_oldest_order_fills_first() -> None:
     while higher.is_open:
         made.market.advance(made.market.now_ms + 1_000)
 
-    assert (higher.status, lower.filled) == ("FILLED", 0)
+    assert (higher.status, lower.filled) == ("FILLED", Decimal(0))
 
 
 def test_a_market_order_by_quote_spends_at_most_the_amount() -> None:

@@ -10,10 +10,15 @@ from urllib.parse import urlencode
 
 import aiohttp
 import ccxt.async_support as ccxt
+import msgspec
 import pytest
+from yarl import URL
 
+from daemon.exchange import bars
 from daemon.exchange.config import ApiKey, Limits
+from daemon.exchange.rest_market import klines_of
 from daemon.exchange.server import SimulatedExchange
+from daemon.exchange.text import fixed
 
 Start = Callable[..., Awaitable[SimulatedExchange]]
 Client = Callable[..., Any]
@@ -24,8 +29,6 @@ async def raw(exchange: SimulatedExchange, method: str, path: str, text: str = "
     headers = {"X-MBX-APIKEY": key} if key is not None else {}
     url = f"http://127.0.0.1:{exchange.port}{path}"
     async with aiohttp.ClientSession() as session:
-        from yarl import URL
-
         target = URL(f"{url}?{text}" if text else url, encoded=True)
         async with session.request(method, target, headers=headers) as reply:
             return reply.status, await reply.json(content_type=None), reply.headers
@@ -351,3 +354,37 @@ async def test_eight_clients_can_ask_at_once(start: Start, client: Client) -> No
 
     assert {s.client_id for s in seen} == {f"b{k}" for k in range(8)}
     assert {s.status for s in seen} == {200}
+
+
+async def test_candles_are_written_like_single_numbers(start: Start) -> None:
+    """The fast writer of candles agrees with the plain one, for every symbol's decimals."""
+    exchange = await start(manual=True, symbols=8)
+    for spec in exchange.market.specs:
+        rows = exchange.market.klines(spec.index, "1m", 30)
+        written = msgspec.json.decode(bytes(klines_of(spec, rows, "1m")))
+        p, q = spec.price_decimals, spec.qty_decimals
+        expected = [
+            [
+                row[bars.TIME],
+                *(fixed(row[column], p) for column in (bars.OPEN, bars.HIGH, bars.LOW, bars.CLOSE)),
+                fixed(row[bars.VOLUME], q),
+                row[bars.TIME] + 59_999,
+                fixed(row[bars.QUOTE], p + q),
+                row[bars.COUNT],
+                fixed(row[bars.TAKER], q),
+                fixed(row[bars.TAKER_QUOTE], p + q),
+                "0",
+            ]
+            for row in rows.tolist()
+        ]
+
+        assert written == expected
+
+
+async def test_a_wrong_clock_refuses_signed_requests(start: Start) -> None:
+    """The exchange's time can be shifted; the market goes on."""
+    exchange = await start()
+    exchange.venue.offset_ms = -5_000
+
+    assert (await raw(exchange, "GET", "/api/v3/account", signed({})))[1]["code"] == -1021
+    assert (await raw(exchange, "POST", "/api/v3/userDataStream"))[0] == 410

@@ -42,6 +42,12 @@ async def ask(socket: ClientConnection, method: str, params: object = None) -> A
     return frames[-1]
 
 
+async def flood(socket: ClientConnection) -> None:
+    """Send more control messages than a second allows."""
+    for _ in range(20):
+        await ask(socket, "LIST_SUBSCRIPTIONS")
+
+
 async def test_raw_and_combined_paths_carry_the_same_event(start: Start) -> None:
     """/ws/<stream> is bare, /stream?streams= is wrapped, the content equal."""
     exchange = await start(manual=True)
@@ -181,8 +187,7 @@ async def test_limits_of_a_connection(start: Start) -> None:
     async with join(exchange, "/ws") as socket:
         assert "error" in await ask(socket, "SUBSCRIBE", ["a@trade", "b@trade", "c@trade"])
         with pytest.raises(websockets.ConnectionClosedError) as caught:
-            for _ in range(20):
-                await ask(socket, "LIST_SUBSCRIPTIONS")
+            await flood(socket)
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1008
     for _ in range(2):
