@@ -67,7 +67,7 @@ def violation(w: "NDArray[np.float64]", limits: Limits) -> float:
     return max(0.0, float(np.max(-w)), float(np.max(w - limits.ub)), float(w.sum()) - limits.budget)
 
 
-def project(w: "NDArray[np.float64]", limits: Limits, *, turnover: bool = True) -> "NDArray[np.float64]":
+def project(w: "NDArray[np.float64]", limits: Limits) -> "NDArray[np.float64]":
     """Return the weights brought inside every limit: clipped, snapped, scaled to budget and turnover.
 
     Each step keeps what the one before it established, since all of them only lower weights or move them back to a
@@ -81,7 +81,7 @@ def project(w: "NDArray[np.float64]", limits: Limits, *, turnover: bool = True) 
         w = w * (limits.budget / total)
     buys = np.maximum(w - limits.w0, 0.0)
     bought = float(buys.sum())
-    if turnover and bought > limits.turnover_left:
+    if bought > limits.turnover_left:
         w = np.where(buys > 0.0, limits.w0 + buys * (limits.turnover_left / bought), w)
     return w
 

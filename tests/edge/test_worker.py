@@ -17,11 +17,12 @@ import pytest
 
 from daemon.domain.events import Decide, Decided, Event, Seed, WorkerDown, WorkerUp
 from daemon.domain.market import Bar, BarFlag
-from daemon.domain.signal import NoDecision, NoReason, Targets
+from daemon.domain.signal import Forecast, NoDecision, NoReason, Targets
 from daemon.edge.clock import Clock
 from daemon.edge.worker import Worker
-from daemon.edge.worker_child import InlineWorker, without_holes
+from daemon.edge.worker_child import InlineWorker, contain, daily_returns, without_holes
 from daemon.edge.worker_wire import Answer, Frames, Ready, WorkerConfig, frame
+from strategies.limits import limits_of
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup
 from strategies.training.registry import publish
 from tests.strategies.forecast_kit import untrained
@@ -594,6 +595,54 @@ def test_holes_in_a_seed_are_filled_as_appending_would() -> None:
         [100, 1, 3, 1, 2, 5], [110, 2, 2, 2, 2, 0], [120, 2, 2, 2, 2, 0], [130, 4, 4, 4, 4, 1], [140, 4, 4, 4, 4, 0],
     ]  # fmt: skip
     assert without_holes(table[:0], bar_ns=bar_ns, last_ns=140).size == 0
+
+
+def test_outage_longer_than_the_buffer_starts_anew(naughty: None) -> None:
+    """When no kept bar is within reach the window begins again; bars before a seed are not kept at all."""
+    inline = InlineWorker(config("naughty:Window"))
+    inline.append(bars(1))
+    inline.seed(seed())
+    later = ask(5_000, price=4000.0)
+    assert weights(inline.decide(later)) == pytest.approx((0.004,) * 4)
+    first = InlineWorker(config("naughty:Window"))
+    first.seed(Seed(symbols=SYMBOLS, rows=(b"",) * 4, daily=(b"",) * 4, bar_ns=BAR_NS))
+    assert weights(first.decide(ask(1, price=2000.0))) == pytest.approx((0.002,) * 4)
+
+
+def test_daily_returns_align_at_the_newest_day() -> None:
+    """Shorter histories are unknown before they begin; absurd closes are unknown too; without any there is no table."""
+    table = daily_returns([np.array([1.0, 2.0, 3.0]), np.array([4.0, 2.0]), np.array([]), np.array([1.0, 0.0, np.inf])])
+    assert table is not None
+    np.testing.assert_allclose(table, [[1.0, np.nan, np.nan, np.nan], [0.5, -0.5, np.nan, np.nan]])
+    assert daily_returns([np.array([1.0]), np.array([])]) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("buy", NoReason.STRATEGY_RAISED),
+        (Targets(SYMBOLS[::-1], (0.1,) * 4), NoReason.STRATEGY_RAISED),
+        (Targets(SYMBOLS, (0.1,) * 3), NoReason.STRATEGY_RAISED),
+        (Targets(SYMBOLS, (0.1, float("inf"), 0.1, 0.1)), NoReason.NOT_FINITE),
+        (
+            Targets(
+                SYMBOLS, (0.1,) * 4, Forecast(SYMBOLS, 1, (float("nan"),) * 4, (0.0,) * 4, (1.0,) * 4, (), (), "m")
+            ),
+            NoReason.NOT_FINITE,
+        ),
+        (NoDecision(NoReason.PAUSED, "by choice"), NoReason.PAUSED),
+    ],
+)
+def test_containment(answer: object, expected: NoReason) -> None:
+    """What is no decision becomes a refusal with its reason; a strategy's own refusal passes."""
+    asked = ask(1)
+    limits = limits_of(
+        OptimizerParams(), w0=np.array(asked.weights), caps=np.array(asked.caps), frozen=np.zeros(4, dtype=np.bool_),
+        turnover_left=0.5,
+    )  # fmt: skip
+    contained = contain(answer, asked, limits)
+    assert isinstance(contained, NoDecision)
+    assert contained.reason is expected
 
 
 def test_repeated_bars_change_nothing(naughty: None) -> None:
