@@ -88,7 +88,7 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
             )
         chain: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
         if as_json:
-            chain += [structlog.processors.format_exc_info, _clean_values]
+            chain += [structlog.processors.format_exc_info, _clean_values, _in_order]
         super().__init__(foreign_pre_chain=pre, processors=[*chain, renderer])
 
     def format(self, record: logging.LogRecord) -> str:
@@ -104,6 +104,12 @@ def _clean_values(_logger: Any, _name: str, event: "structlog.typing.EventDict")
             event[key] = text if len(text) <= 2 * half else f"{text[:half]} … {text[-half:]}"
             budget -= len(event[key])
     return event
+
+
+def _in_order(_logger: Any, _name: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
+    """Put time, level, logger and event first: lines are read by people too."""
+    first = {key: event.pop(key) for key in ("timestamp", "level", "logger", "event") if key in event}
+    return {**first, **event}
 
 
 def setup(
@@ -155,7 +161,8 @@ def setup(
         "httpx",
     ):
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
-    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
+    for name in ("uvicorn.access", "uvicorn.error"):  # each listener would announce its start and end
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 
 

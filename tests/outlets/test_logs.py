@@ -63,14 +63,15 @@ def test_json_lines_are_json_and_bounded() -> None:
     """One object per line with time, level, logger and keys; a huge value is cut."""
     stream = started("json")
     logs.get("ballast").bind(task="feed").info("hello", pair="BTC/USDT", blob="x" * 100_000)
-    logging.getLogger("uvicorn.error").info("from a library")
+    logging.getLogger("library").info("from a library")
 
     first, second = (json.loads(line) for line in stream.getvalue().splitlines())
 
     assert (first["event"], first["task"], first["pair"], first["level"]) == ("hello", "feed", "BTC/USDT", "info")
+    assert list(first)[:4] == ["timestamp", "level", "logger", "event"]
     assert first["timestamp"].endswith("Z")
     assert len(stream.getvalue().splitlines()[0]) <= logs.LINE_CHARS_MAX
-    assert (second["event"], second["logger"]) == ("from a library", "uvicorn.error")
+    assert (second["event"], second["logger"]) == ("from a library", "library")
 
 
 def test_console_lines_are_bounded() -> None:
