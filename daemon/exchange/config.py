@@ -112,7 +112,7 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
     trades_per_s: float = 5.0
     touch_notional: float = 8_000.0
     spread_bps: float = 0.6
-    book_levels: int = 500
+    book_levels: int = 100
     start_ns: int = 0
     manual: bool = False
     data_dir: str = ""

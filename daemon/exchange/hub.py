@@ -15,7 +15,6 @@ __all__ = ["Hub", "Listener", "valid_stream"]
 
 _DEPTH_MS: Final = 100
 _KLINE_MS: Final = 1_000
-_DIFF_DEPTH: Final = 20
 _PARTIAL: Final = {"depth5": 5, "depth10": 10, "depth20": 20}
 _encode = msgspec.json.Encoder().encode
 
@@ -233,7 +232,8 @@ class Hub:
                 self._send_depth(name, now_ms)
 
     def _snapshot(self, index: int) -> tuple[int, dict[str, str], dict[str, str]]:
-        bids, asks = self._venue.book(index, _DIFF_DEPTH)
+        # The whole book, so that whoever applies differences to a snapshot never keeps a level that is gone.
+        bids, asks = self._venue.book(index, self._venue.ladder.depth_max)
         return self._venue.ladder.update_id(index), {b[0]: b[1] for b in bids}, {a[0]: a[1] for a in asks}
 
     def _send_depth(self, name: str, now_ms: int) -> None:

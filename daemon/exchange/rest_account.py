@@ -346,6 +346,13 @@ def all_coins(venue: Venue, _params: Params, _caller: Caller) -> Any:
     ]
 
 
+def trade_fee(venue: Venue, params: Params, _caller: Caller) -> Any:
+    """Answer the commission rates of one symbol or of all."""
+    rate = f"{venue.desk.fee_rate:f}"
+    chosen = [venue.desk.specs[venue.symbol(params)]] if "symbol" in params else venue.desk.specs
+    return [{"symbol": spec.name, "makerCommission": rate, "takerCommission": rate} for spec in chosen]
+
+
 ACCOUNT_ROUTES: Final[dict[tuple[str, str], Callable[[Venue, Params, Caller], Any]]] = {
     ("GET", "/api/v3/account"): account,
     ("POST", "/api/v3/order"): place,
@@ -358,4 +365,5 @@ ACCOUNT_ROUTES: Final[dict[tuple[str, str], Callable[[Venue, Params, Caller], An
     ("GET", "/api/v3/myTrades"): my_trades,
     ("GET", "/sapi/v1/account/apiRestrictions"): api_restrictions,
     ("GET", "/sapi/v1/capital/config/getall"): all_coins,
+    ("GET", "/sapi/v1/asset/tradeFee"): trade_fee,
 }

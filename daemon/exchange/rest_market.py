@@ -290,6 +290,11 @@ def ticker(venue: Venue, params: Params) -> Any:
     return _each(venue, params, _ticker)
 
 
+def system_status(_venue: Venue, _params: Params) -> Any:
+    """Answer that no maintenance is going on."""
+    return {"status": 0, "msg": "normal"}
+
+
 MARKET_ROUTES: Final[dict[tuple[str, str], Callable[[Venue, Params], Any]]] = {
     ("GET", "/api/v3/ping"): ping,
     ("GET", "/api/v3/time"): time,
@@ -302,4 +307,5 @@ MARKET_ROUTES: Final[dict[tuple[str, str], Callable[[Venue, Params], Any]]] = {
     ("GET", "/api/v3/ticker/bookTicker"): book_ticker,
     ("GET", "/api/v3/ticker/price"): price,
     ("GET", "/api/v3/ticker/24hr"): ticker,
+    ("GET", "/sapi/v1/system/status"): system_status,
 }

@@ -5,6 +5,7 @@ import contextlib
 import json
 import random
 import sys
+from ipaddress import ip_address
 from typing import Any, Final
 
 from aiohttp import web
@@ -200,6 +201,8 @@ class SimulatedExchange:
         if not self.config.manual:
             self._tick()
         if path.startswith("/sim/"):
+            if not ip_address(request.remote or "0.0.0.0").is_loopback:
+                return web.Response(status=403, text="the control interface answers on loopback only")
             status, body = self._control.answer(incoming)
             return web.Response(status=status, body=body, content_type="application/json")
         seen = self._dispatcher.record(incoming)
@@ -282,16 +285,16 @@ class SimulatedExchange:
             case _:
                 raise ValueError(f"action {rule.action} is for frames, rule {rule.match!r} matched a request")
 
-    def _answer(self, incoming: Incoming, seen: Seen) -> Answer:
+    def _answer(self, incoming: Incoming, seen: Seen, *, admitted: bool = False) -> Answer:
         if not self.config.manual:
             self._tick()
-        answer = self._dispatcher.answer(incoming)
+        answer = self._dispatcher.answer(incoming, admitted=admitted)
         seen.status = answer.status
         return answer
 
     async def _handle_late(self, incoming: Incoming, seconds: float, seen: Seen) -> None:
         await asyncio.sleep(seconds)
-        self._answer(incoming, seen)
+        self._answer(incoming, seen, admitted=True)
 
     async def _hang(self, request: web.Request) -> None:
         """Wait until the client gives up or the exchange stops."""

@@ -137,9 +137,11 @@ async def test_book_streams_rebuild_the_snapshot(start: Start, client: Callable[
     """Applying the differences to a snapshot gives the next snapshot; update ids follow each other."""
     exchange = await start(manual=True)
     async with join(exchange, "/ws/btcusdt@depth@100ms/btcusdt@depth5/btcusdt@bookTicker") as socket:
-        before = await client(exchange).publicGetDepth({"symbol": "BTCUSDT", "limit": 20})
-        await exchange.step(10)
-        after = await client(exchange).publicGetDepth({"symbol": "BTCUSDT", "limit": 20})
+        before = await client(exchange).publicGetDepth({"symbol": "BTCUSDT", "limit": 5000})
+        await exchange.step(5)
+        exchange.market.crash(0, 0.9)
+        await exchange.step(5)
+        after = await client(exchange).publicGetDepth({"symbol": "BTCUSDT", "limit": 5000})
         frames = await read_until(socket, lambda f: f.get("u") == after["lastUpdateId"] and "U" in f)
         book = {side: dict(before[side]) for side in ("bids", "asks")}
         known = before["lastUpdateId"]
