@@ -5,8 +5,7 @@ Counters and histograms come from events and effects, gauges from a ``Snapshot``
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import singledispatchmethod
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -127,6 +126,24 @@ class Metrics:
         self._known: OrderedDict[str, _Order] = OrderedDict()
         self._due: OrderedDict[str, _Due] = OrderedDict()
         self._equity = 0.0
+        self._on_event: dict[type, Callable[[Any], None]] = {
+            Malformed: self._malformed,
+            Link: self._link,
+            Repair: self._repair,
+            Decided: self._decided,
+            WorkerDown: self._worker_down,
+            Command: self._command,
+            OrderUpdate: self._order_update,
+        }
+        self._on_effect: dict[type, Callable[[Any], None]] = {
+            FetchTrades: self._fetch_trades,
+            BarClosed: self._bar_closed,
+            Step: self._step,
+            Submit: self._submit,
+            Recorded: self._recorded,
+            Booked: self._booked,
+            Alert: self._alert,
+        }
 
     def set_gauges(self, snapshot: Callable[[], Snapshot]) -> None:
         """Take gauges from this callable at every scrape."""
@@ -145,19 +162,21 @@ class Metrics:
         """Count one REST request to the venue."""
         self.requests.add(endpoint, outcome)
 
-    @singledispatchmethod
     def observe_event(self, event: object) -> None:
-        """Count an inbound event that is not a trade; the others leave no trace here."""
+        """Count an inbound event that is not a trade; most leave no trace here and cost one look-up."""
+        handler = self._on_event.get(type(event))
+        if handler is not None:
+            handler(event)
 
-    @singledispatchmethod
     def observe_effect(self, effect: object) -> None:
         """Count an effect."""
+        handler = self._on_effect.get(type(effect))
+        if handler is not None:
+            handler(effect)
 
-    @observe_event.register
     def _malformed(self, event: Malformed) -> None:
         self.rejected.add(event.reason.value)
 
-    @observe_event.register
     def _link(self, event: Link) -> None:
         if event.up and event.feed in self._linked:
             self.reconnects.add(event.feed)
@@ -165,12 +184,10 @@ class Metrics:
             self._linked.add(event.feed)
             self.reconnects.add(event.feed, by=0)
 
-    @observe_event.register
     def _repair(self, event: Repair) -> None:
         if event.ok:
             self.repairs.add(event.symbol)
 
-    @observe_event.register
     def _decided(self, event: Decided) -> None:
         self.features.observe(event.features_ns / _NS)
         self.forecast.observe(event.forecast_ns / _NS)
@@ -178,15 +195,12 @@ class Metrics:
         status = event.result.status if isinstance(event.result, Targets) else event.result.reason.value
         self.solver_status.add(status or "none")
 
-    @observe_event.register
     def _worker_down(self, event: WorkerDown) -> None:
         self.worker_restarts += 1
 
-    @observe_event.register
     def _command(self, event: Command) -> None:
         self.commands.add(event.action.value, event.source)
 
-    @observe_event.register
     def _order_update(self, event: OrderUpdate) -> None:
         order = self._known.get(event.client_id)
         if order is not None and event.source in {"send", "paper"} and order.sent_ns:
@@ -194,15 +208,12 @@ class Metrics:
                 self.ack.observe((event.ts_ns - order.sent_ns) / _NS)
             self._known[event.client_id] = order._replace(sent_ns=0)
 
-    @observe_effect.register
     def _fetch_trades(self, effect: FetchTrades) -> None:
         self.gaps.add(effect.symbol)
 
-    @observe_effect.register
     def _bar_closed(self, effect: BarClosed) -> None:
         self.bars.add(effect.bar.symbol)
 
-    @observe_effect.register
     def _step(self, effect: Step) -> None:
         self.decisions.add(effect.outcome)
         self._equity = effect.equity
@@ -213,7 +224,6 @@ class Metrics:
         if effect.forecast is not None:
             self.skill.update(zip(effect.forecast.symbols, effect.forecast.skill, strict=True))
 
-    @observe_effect.register
     def _submit(self, effect: Submit) -> None:
         for approved in effect.approved:
             intent = approved.intent
@@ -222,18 +232,15 @@ class Metrics:
         for refused in effect.refused:
             self.denied.add(refused.check.value)
 
-    @observe_effect.register
     def _recorded(self, effect: Recorded) -> None:
         order = self._known.get(effect.update.client_id)
         side = order.intent.side.value if order else "unknown"
         self.orders.add(side, effect.update.state.value)
 
-    @observe_effect.register
     def _booked(self, effect: Booked) -> None:
         if effect.fill is not None:
             self._fill(effect.fill)
 
-    @observe_effect.register
     def _alert(self, effect: Alert) -> None:
         self.alerts.add(effect.code)
         if effect.code in _STOPS:
