@@ -1,5 +1,6 @@
 """What every test may ask for: the recorded data, and one way to run property tests."""
 
+import asyncio
 import os
 from pathlib import Path
 
@@ -15,6 +16,11 @@ settings.register_profile(
     "ci", deadline=None, max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_configure() -> None:
+    """Leave no event loop behind for pytest-asyncio to find: closing a stray one is a warning, and warnings are errors."""
+    asyncio.set_event_loop(None)
 
 
 @pytest.fixture(scope="session")

@@ -30,14 +30,15 @@ from daemon.service.lifecycle import Service
 from daemon.settings import Settings, load_settings
 
 BAR_HORIZON = 10
-PLANTED_R2 = 0.35
+PLANTED_R2 = 0.45
 PLANTED_PERSISTENCE = 0.90
-VOLATILITY_BAR = 0.0012
+VOLATILITY_BAR = 0.0015
 ORDERS_MIN = 20
 READY_S_MAX = 90.0
 DISCONNECT_AT = 0.30
 CRASH_AT = 0.50
 CRASH_PCT = 8.0
+CRASH_WEIGHT_MIN = 0.03
 SETTLE_S_MAX = 8.0
 KEY, SECRET = "sim-key", "sim-secret"
 
@@ -134,12 +135,13 @@ backfill_bars = 600
 grace_ms = 300
 [forecast]
 horizon_bars = {BAR_HORIZON}
-train_bars = 2500
-train_seconds_max = 9
+train_bars = 2000
+train_seconds_max = 13
 [optimizer]
 risk_tolerance = 1.0
 turnover_max_day = 500.0
 [risk]
+max_order_notional = 0.05
 stop_loss = 0.04
 stop_cooldown = "1m"
 max_drawdown = 0.30
@@ -196,21 +198,22 @@ async def _until_ready(service: Service, out: Console) -> None:
 
 
 async def _trade(service: Service, seconds: float, base: str, seen: Seen, out: Console) -> None:
-    """Let it trade; cut the streams at 30 % of the time, let a held asset fall at 50 %."""
+    """Let it trade; cut the streams at 30 % of the time; from 50 % on let a held asset fall until a stop was seen."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    cut = crashed = False
+    cut = False
     told = 0.0
+    fallen: set[str] = set()
     async with aiohttp.ClientSession() as http:
         while (elapsed := loop.time() - begun) < seconds and not service.stop_requested:
             if not cut and elapsed > DISCONNECT_AT * seconds:
                 cut = True
                 await _steer(http, base, "disconnect", {})
                 out.print("[yellow]demo:[/] the exchange cuts every stream")
-            if elapsed > CRASH_AT * seconds and not crashed:
+            if elapsed > CRASH_AT * seconds and not seen.stops:
                 symbol = _largest(service)
-                if symbol:
-                    crashed = True
+                if symbol and symbol not in fallen:
+                    fallen.add(symbol)
                     await _steer(http, base, "crash", {"symbol": symbol.replace("/", ""), "pct": CRASH_PCT})
                     out.print(f"[yellow]demo:[/] {symbol} falls by {CRASH_PCT:g} %")
             if elapsed - told >= 5.0:
@@ -225,9 +228,12 @@ async def _steer(http: aiohttp.ClientSession, base: str, what: str, body: dict[s
 
 
 def _largest(service: Service) -> str:
+    """Return the symbol of the largest position, "" while none is worth a stop."""
     state = service.engine.state
-    held = {symbol: float(qty) * state.price(symbol) for symbol, qty in state.account.positions.items()}
-    return max(held, key=lambda symbol: held[symbol], default="")
+    equity = state.equity()
+    weights = dict(zip(state.symbols, state.weights(equity), strict=True)) if equity is not None else {}
+    symbol = max(weights, key=lambda name: weights[name], default="")
+    return symbol if weights.get(symbol, 0.0) >= CRASH_WEIGHT_MIN else ""
 
 
 def _tell(service: Service, seen: Seen, elapsed: float, out: Console) -> None:
