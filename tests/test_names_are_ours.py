@@ -67,7 +67,7 @@ def test_wheel_holds_the_three_packages_only(tmp_path: Path) -> None:
     assert {root for root in roots if not root.endswith(".dist-info")} == set(NAMES)
 
 
-@pytest.mark.parametrize("folder", ["config", "deploy", "tests", "benchmarks", "docs"])
+@pytest.mark.parametrize("folder", ["config", "deploy", "tests", "docs"])
 def test_other_folders_are_not_packages(folder: str) -> None:
     """The editable install puts the repository on the path; what is no package must not look like one."""
     assert list((REPO / folder).rglob("__init__.py")) == []
