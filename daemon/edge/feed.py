@@ -10,24 +10,21 @@ import functools
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
-from websockets.frames import CloseCode, Frame, Opcode
+from websockets.frames import CloseCode
 from websockets.http11 import Response
-from websockets.protocol import Event
 
 from daemon.domain.errors import ConfigError, LinkDown
 from daemon.domain.market import Book, Malformed
 from daemon.edge.clock import Clock
+from daemon.edge.feed_socket import FRAME_BYTES_MAX, OnFrame, Socket, ignore
 from daemon.wire.binance import BinanceWire, Held
 from daemon.wire.binance_streams import answer_of, subscribe
 
-FRAME_BYTES_MAX = 1 << 20
-"""Largest message accepted, bytes; a larger one cuts the connection."""
 STREAMS_MAX = 1024
 """Streams on one connection (the venue's limit)."""
 STREAMS_PER_MESSAGE = 200
@@ -47,10 +44,7 @@ DIALS_WINDOW_S = 60.0
 STABLE_S = 30.0
 """A connection that lived so long was a good one: the next delay starts small again."""
 RETRY_AFTER_MAX_S = 300.0
-FRAGMENTS_MAX = 4096
-"""Fragments of one message; more cut the connection."""
 
-OnFrame = Callable[[bytes, int], None]
 OnLink = Callable[[bool, str], None]
 
 
@@ -115,75 +109,6 @@ class Conflator:
         self.held.clear()
         for frame, recv_ns in frames:
             yield wire.decode_book(frame, recv_ns)
-
-
-class _Socket(ClientConnection):
-    """A websockets client connection that hands each message to a callback at once, past the library's queue.
-
-    Attributes
-    ----------
-    sink
-        Where messages go; replaced by the feed once it is subscribed, and when it has had enough.
-    fault
-        What the sink raised, None while all is well.
-    heard_s, data_s
-        Loop time of the last byte and of the last message, seconds.
-    """
-
-    def __init__(self, protocol: ClientProtocol, *, sink: OnFrame, clock: Clock, **options: Any) -> None:
-        super().__init__(protocol, **options)
-        self.sink = sink
-        self.fault: Exception | None = None
-        self.heard_s = self.data_s = self.loop.time()
-        self._clock = clock
-        self._parts: list[bytes] = []
-        self._recv_ns = 0
-
-    def data_received(self, data: bytes) -> None:
-        """Stamp a chunk of bytes with its time of arrival, then parse it."""
-        self._recv_ns = self._clock.now_ns()
-        self.heard_s = self.loop.time()
-        super().data_received(data)
-
-    def process_event(self, event: Event) -> None:
-        """Hand a complete message over; leave handshake and control frames to the library."""
-        if self.response is None or not isinstance(event, Frame):
-            super().process_event(event)
-            return
-        opcode = event.opcode
-        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            if event.fin:
-                self._deliver(bytes(event.data))
-            else:
-                self._parts = [bytes(event.data)]
-        elif opcode is Opcode.CONT:
-            self._continue(event)
-        else:
-            super().process_event(event)
-
-    def _continue(self, event: Frame) -> None:
-        """Collect a fragment; the protocol bounds the sum by its size limit, this their number."""
-        self._parts.append(bytes(event.data))
-        if event.fin:
-            whole, self._parts = b"".join(self._parts), []
-            self._deliver(whole)
-        elif len(self._parts) >= FRAGMENTS_MAX:
-            self._parts = []
-            self.transport.abort()
-
-    def _deliver(self, message: bytes) -> None:
-        """Run the callback; its fault is ours to report, not the socket's."""
-        self.data_s = self.heard_s
-        try:
-            self.sink(message, self._recv_ns)
-        except Exception as error:  # noqa: BLE001 (kept and raised by Feed.run: a fault of the engine, not of the network)
-            self.fault = self.fault or error
-            self.sink = _ignore
-            self.transport.abort()
-
-
-def _ignore(message: bytes, recv_ns: int) -> None:
-    """Take messages nobody wants any more."""
 
 
 class Feed:
@@ -273,16 +198,16 @@ class Feed:
         except* LinkDown as caught:
             reason = str(caught.exceptions[0])
         finally:
-            socket.sink = _ignore
+            socket.sink = ignore
             self._answers.clear()
             await socket.close()
         if socket.fault is not None:
             raise socket.fault
         return loop.time() - started_s, reason
 
-    async def _dial(self) -> _Socket:
+    async def _dial(self) -> Socket:
         """Open the connection: no compression, no queue, no keepalive but ours."""
-        factory = functools.partial(_Socket, sink=self._while_subscribing, clock=self._clock)
+        factory = functools.partial(Socket, sink=self._while_subscribing, clock=self._clock)
         socket = await connect(
             self.url,
             compression=None,
@@ -293,9 +218,9 @@ class Feed:
             ping_interval=None,
             create_connection=cast("type[ClientConnection]", factory),
         )
-        return cast("_Socket", socket)
+        return cast("Socket", socket)
 
-    async def _subscribe(self, socket: _Socket) -> None:
+    async def _subscribe(self, socket: Socket) -> None:
         """Subscribe in chunks below the venue's message rate and wait for every answer. Raises LinkDown."""
         chunks = [
             self.streams[at : at + STREAMS_PER_MESSAGE] for at in range(0, len(self.streams), STREAMS_PER_MESSAGE)
@@ -325,7 +250,7 @@ class Feed:
                 answered.set()
         self._on_frame(frame, recv_ns)
 
-    async def _watch(self, socket: _Socket, loop: asyncio.AbstractEventLoop) -> None:
+    async def _watch(self, socket: Socket, loop: asyncio.AbstractEventLoop) -> None:
         """Ping when it is quiet, and raise LinkDown when it is too quiet."""
         pinged_s = 0.0
         while True:
@@ -347,13 +272,13 @@ class Feed:
                     raise LinkDown(_close_reason(socket)) from None
 
 
-async def _until_closed(socket: _Socket) -> None:
+async def _until_closed(socket: Socket) -> None:
     """Raise LinkDown when the connection is gone."""
     await socket.wait_closed()
     raise LinkDown(_close_reason(socket))
 
 
-def _close_reason(socket: _Socket) -> str:
+def _close_reason(socket: Socket) -> str:
     """Return why a connection ended, one line."""
     sent = socket.protocol.close_sent
     if socket.protocol.close_rcvd is None and sent is not None and sent.code != CloseCode.NORMAL_CLOSURE:

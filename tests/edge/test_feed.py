@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
+from websockets.utils import accept_key
 
 from daemon.domain.errors import ConfigError
 from daemon.edge.clock import Clock
@@ -305,3 +306,147 @@ def test_too_many_streams_are_refused() -> None:
     """More streams than the venue allows on a connection is a configuration error."""
     with pytest.raises(ConfigError, match="1025 streams"):
         Feed("ws://x", [f"s{number}" for number in range(1025)], Ear().frame, Ear().link, clock=Clock())
+
+
+# ---------------------------------------------------------------- bytes on the wire
+
+
+def wire_of(rng: random.Random) -> tuple[bytes, list[bytes], int]:
+    """Return a server's bytes, the messages in them, and the number of pings: all frame sizes, fragments, controls."""
+    stream, messages, pings = b"", [], 0
+    for number in range(120):
+        size = rng.choice([0, 3, 125, 126, 200, 65_535, 65_536]) if number % 10 == 0 else rng.randrange(400)
+        body = b"%d:" % number + b"x" * size
+        if rng.random() < 0.2:
+            stream += Frame(Opcode.PING, b"%d" % number).serialize(mask=False)
+            pings += 1
+        if rng.random() < 0.2:
+            cut = rng.randrange(len(body))
+            stream += Frame(Opcode.TEXT, body[:cut], fin=False).serialize(mask=False)
+            stream += Frame(Opcode.PING, b"inside %d" % number).serialize(mask=False)
+            stream += Frame(Opcode.CONT, body[cut:]).serialize(mask=False)
+            pings += 1
+        else:
+            stream += Frame(rng.choice([Opcode.TEXT, Opcode.TEXT, Opcode.BINARY]), body).serialize(mask=False)
+        messages.append(body)
+    return stream, messages, pings
+
+
+@asynccontextmanager
+async def raw_server(chunks: Callable[[bytes], list[bytes]], heard: bytearray) -> AsyncIterator[int]:
+    """Serve one websocket by hand: the handshake's answer and all frames in exactly these chunks."""
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        key = next(
+            line[18:].strip() for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key")
+        )
+        head = (
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Accept: {accept_key(key.decode())}\r\n\r\n"
+        )
+        for chunk in chunks(head.encode()):
+            writer.write(chunk)
+            await writer.drain()
+            await asyncio.sleep(0)
+        while more := await reader.read(4096):
+            if not heard:  # the first thing a client says is its subscription
+                writer.write(Frame(Opcode.TEXT, b'{"result":null,"id":1}').serialize(mask=False))
+            heard.extend(more)
+            if more[0] == 0x88:  # goodbye
+                break
+        writer.close()
+
+    server = await asyncio.start_server(serve_one, "127.0.0.1", 0)
+    async with server:
+        yield int(server.sockets[0].getsockname()[1])
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_any_chunking_gives_the_same_messages(seed: int) -> None:
+    """However the bytes are cut, every message arrives once, whole and in order, and every ping is answered."""
+    rng = random.Random(seed)
+    stream, messages, pings = wire_of(rng)
+    reach = [1, 7, 150, 5000, 100_000, 10**7][seed]
+
+    def chunks(head: bytes) -> list[bytes]:
+        whole = head + stream
+        out: list[bytes] = []
+        while whole:
+            size = rng.randrange(1, reach + 1) if len(out) < 3000 else 10**7
+            out.append(whole[:size])
+            whole = whole[size:]
+        return out
+
+    ear, heard = Ear(), bytearray()
+    async with raw_server(chunks, heard) as port:
+        feed = Feed(f"ws://127.0.0.1:{port}/stream", ["x@trade"], ear.frame, ear.link, clock=Clock())
+        task = asyncio.create_task(feed.run())
+        await until(lambda: len(ear.frames) == len(messages) and ear.links, "all messages")
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        await until(lambda: heard.count(b"\x8a") >= pings, "all pongs")
+
+    assert ear.frames == messages
+    assert ear.links == [(True, "1 streams")]
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        b"\x81\xff" + (1 << 40).to_bytes(8) + b"xxxx",  # masked, and far too large
+        b"\x81\x85mask" + b"hello",  # masked: forbidden from a server
+        b"\xc1\x01x",  # reserved bit
+        b"\x80\x01x",  # continuation of nothing
+        b"\x01\x01a" + b"\x81\x01b",  # a new message inside a fragmented one
+        b"\x83\x00",  # unknown opcode
+        b"\x88\x02\x03\xe8",  # the venue says goodbye
+        b"\x81\x7f" + (1 << 21).to_bytes(8) + b"x",
+    ],
+)
+async def test_protocol_errors_end_the_connection(poison: bytes) -> None:
+    """What RFC 6455 forbids ends the connection with nothing delivered after it."""
+    stream = b"".join(
+        (
+            Frame(Opcode.TEXT, b"before").serialize(mask=False),
+            poison,
+            Frame(Opcode.TEXT, b"after").serialize(mask=False),
+        )
+    )
+    ear, heard = Ear(), bytearray()
+    async with raw_server(lambda head: [head + stream], heard) as port:
+        feed = Feed(f"ws://127.0.0.1:{port}/stream", ["x@trade"], ear.frame, ear.link, clock=Clock())
+        task = asyncio.create_task(feed.run())
+        await until(lambda: any(not up for up, _ in ear.links), "the end")
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    assert ear.frames[:1] == [b"before"]
+    assert b"after" not in ear.frames
+
+
+@pytest.mark.parametrize(
+    "status", ["429 Too Many Requests\r\nRetry-After: 2\r\nContent-Length: 0", "502 Bad\r\nContent-Length: 3"]
+)
+async def test_refused_handshakes_are_reported(status: str) -> None:
+    """An HTTP answer instead of a websocket is a failed dial, with the venue's status in the report."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status}\r\n\r\nabc".encode())
+        writer.close()
+
+    ear = Ear()
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        feed = Feed(f"ws://127.0.0.1:{port}/stream", ["x@trade"], ear.frame, ear.link, clock=Clock())
+        task = asyncio.create_task(feed.run())
+        await until(lambda: ear.links, "the refusal")
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+    assert ear.links[0] == (False, f"handshake refused: HTTP {status[:3]}")
