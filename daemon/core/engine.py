@@ -72,7 +72,7 @@ class Engine:
     def process(self, event: Event) -> tuple[Effect, ...]:
         """Take one event and return what it asks the world to do."""
         if type(event) is Tick:
-            return self._tick(event)
+            return self.on_tick(event)
         if type(event) is Book:
             self.state.now_ns = max(self.state.now_ns, event.ts_recv_ns)
             self.markets.book(event)
@@ -81,7 +81,8 @@ class Engine:
 
     # ------------------------------------------------------------------ the hot path
 
-    def _tick(self, tick: Tick) -> tuple[Effect, ...]:
+    def on_tick(self, tick: Tick) -> tuple[Effect, ...]:
+        """Take one trade: ``process`` without the choice, for the runner's hot path."""
         state = self.state
         state.now_ns = max(state.now_ns, tick.ts_recv_ns)
         effects = self.markets.tick(tick)

@@ -53,6 +53,7 @@ class Runner:
         """Wire the engine between its inputs and its outputs."""
         self.engine = engine
         self.effects = 0
+        self._process_tick = engine.on_tick
         self._decode = decode
         self._recorder = recorder
         self._dispatch = dispatch
@@ -86,7 +87,7 @@ class Runner:
         event = self._decode(frame, recv_ns)
         if type(event) is Tick:
             self._recorder.add_frame(recv_ns, MARKET_CHANNEL, frame)
-            effects = self.engine.process(event)
+            effects = self._process_tick(event)
             if effects:
                 self._hand_on(effects)
             if self._on_tick is not None:
