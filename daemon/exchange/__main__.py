@@ -3,14 +3,18 @@
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from decimal import Decimal
+from typing import Final
 
 from daemon.exchange.config import ApiKey, Limits, SimConfig
 from daemon.exchange.server import serve
 
 __all__ = ["main"]
+
+_PARENT_POLL_SECONDS: Final = 0.5
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,14 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-bar-s", type=int, default=defaults.data_bar_s, help="seconds that one candle lasts")
     parser.add_argument("--key", default=ApiKey().key)
     parser.add_argument("--secret", default=ApiKey().secret)
+    parser.add_argument("--exit-with-parent", action="store_true", help="stop when the process that started it is gone")
     parser.add_argument("--allow-withdrawals", action="store_true", help="the key may withdraw")
     return parser
 
 
-def config_from(arguments: list[str]) -> tuple[SimConfig, int]:
-    """Read a command line into a configuration and a port."""
-    args = _parser().parse_args(arguments)
-    config = SimConfig(
+def config_from(args: argparse.Namespace) -> SimConfig:
+    """Turn a command line into a configuration."""
+    return SimConfig(
         seed=args.seed,
         symbols=args.symbols,
         pad_symbols_to=args.pad_symbols_to,
@@ -74,23 +78,33 @@ def config_from(arguments: list[str]) -> tuple[SimConfig, int]:
         data_bar_s=args.data_bar_s,
         keys=(ApiKey(key=args.key, secret=args.secret, withdraw=args.allow_withdrawals),),
     )
-    return config, args.port
 
 
-async def _run(config: SimConfig, port: int) -> None:
+async def _orphaned() -> None:
+    """Return when the parent process is gone."""
+    parent = os.getppid()
+    while os.getppid() == parent:  # noqa: ASYNC110 (no event tells it portably)
+        await asyncio.sleep(_PARENT_POLL_SECONDS)
+
+
+async def _run(config: SimConfig, port: int, *, exit_with_parent: bool) -> None:
     loop = asyncio.get_running_loop()
     task = loop.create_task(serve(config, port))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
+    if exit_with_parent:
+        watch = loop.create_task(_orphaned())
+        watch.add_done_callback(lambda _: task.cancel())
+        task.add_done_callback(lambda _: watch.cancel())
     with contextlib.suppress(asyncio.CancelledError):
         await task
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code."""
-    config, port = config_from(sys.argv[1:] if arguments is None else arguments)
+    args = _parser().parse_args(arguments)
     try:
-        asyncio.run(_run(config, port))
+        asyncio.run(_run(config_from(args), args.port, exit_with_parent=args.exit_with_parent))
     except (OSError, ValueError) as error:
         sys.stderr.write(f"simulated exchange: {error}\n")
         return 1

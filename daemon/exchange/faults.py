@@ -8,6 +8,18 @@ A rule names its target by a glob over a subject:
 * new websocket connections: ``"connect /ws*"``.
 
 ``contains`` further asks for a text in the raw parameters or in the frame.
+
+How the rows of the fault catalogue are made (``/sim/...`` is the control interface, `daemon.exchange.control`):
+
+* F1 drop; F2 hang_after; F3 cut_after; F4 truncate; F5 empty, html, broken, replace; F6 slow; F7 late on the order POST;
+* F8 error 5xx; F9 error 429/418 with Retry-After, or small `Limits`; F10 html with status 403;
+* F12 freeze; F13 close, ``/sim/push`` a serverShutdown event, ``session_seconds``; F14 error on ``connect *``;
+* F16 cut on ``* /api/*`` or on ``connect *`` with ``/sim/disconnect``; F17 delay with a probability;
+* F19 skip; F20 duplicate; F21 reorder; F22 hold; F23 stall; F24 and F25 set or replace; F27 set of ``T``, ``/sim/clock``;
+* F26 ``/sim/status``, ``/sim/rules``; F28 ``/sim/push``; F29 a small ``touch_notional`` and ``book_levels``;
+* F30 delay_after on the POST, reorder on ``user *``; F31 duplicate and F32 skip on ``user executionReport``;
+* F33 error -2013 on the order GET; F34 omit; F36 error -2011 on the DELETE; F38 ``/sim/place``, ``/sim/deposit``;
+* F39 ``/sim/cancel``, ``/sim/expire``; F40 ``/sim/fee``; F42 ``/sim/crash``; F68 error -2015 with status 401.
 """
 
 import enum
@@ -24,6 +36,7 @@ class Action(enum.StrEnum):
 
     DROP = "drop"  # never answer, never handle
     DELAY = "delay"  # wait, then handle (frames: everything after waits too)
+    DELAY_AFTER = "delay_after"  # handle at once, answer late: events overtake the reply
     CUT = "cut"  # abort the connection before handling
     CUT_AFTER = "cut_after"  # handle, then abort: the reply is lost after the accept
     HANG_AFTER = "hang_after"  # handle, then never answer

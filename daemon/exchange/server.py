@@ -242,6 +242,10 @@ class SimulatedExchange:
         if action is Action.DELAY:
             await asyncio.sleep(rule.seconds)
             return _response(self._answer(incoming, seen))
+        if action is Action.DELAY_AFTER:
+            answer = self._answer(incoming, seen)
+            await asyncio.sleep(rule.seconds)
+            return _response(answer)
         if action in {Action.DROP, Action.CUT, Action.LATE}:
             if action is Action.LATE:
                 self._spawn(self._handle_late(incoming, rule.seconds, seen))

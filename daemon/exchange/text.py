@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Final
 
-__all__ = ["amount", "fixed", "plain"]
+__all__ = ["amount", "fixed"]
 
 _PLACES: Final = 8
 
@@ -19,8 +19,3 @@ def fixed(value: int, decimals: int) -> str:
 def amount(value: Decimal) -> str:
     """Write a Decimal with eight decimals."""
     return f"{value:.8f}"
-
-
-def plain(value: Decimal) -> str:
-    """Write a Decimal in full, without exponent."""
-    return f"{value:f}"

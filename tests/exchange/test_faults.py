@@ -18,6 +18,7 @@ from daemon.exchange.server import SimulatedExchange
 
 Start = Callable[..., Awaitable[SimulatedExchange]]
 Client = Callable[..., Any]
+Poll = Callable[[Callable[[], bool]], Awaitable[None]]
 ORDER = "POST /api/v3/order"
 
 
@@ -67,7 +68,7 @@ async def test_faults_of_an_order_request(
     assert len(exchange.books.orders) == placed + 1
 
 
-async def test_an_order_can_execute_after_the_client_gave_up(start: Start, client: Client, poll: Any) -> None:
+async def test_an_order_can_execute_after_the_client_gave_up(start: Start, client: Client, poll: Poll) -> None:
     """LATE: no answer ever, the order appears afterwards."""
     exchange = await start()
     binance = client(exchange, timeout=100)
@@ -281,3 +282,44 @@ async def test_faults_can_be_scripted_from_another_process(start: Start) -> None
         async with session.get(base + "/api/v3/time") as reply:
             assert reply.status == 200
         assert time.monotonic() - began < 2
+
+
+async def test_a_fill_can_overtake_the_reply(start: Start, client: Client, poll: Poll) -> None:
+    """DELAY_AFTER: the order executes at once while its answer waits."""
+    exchange = await start()
+    binance = client(exchange)
+    await binance.load_markets()
+    exchange.faults.add(FaultRule(match=ORDER, action=Action.DELAY_AFTER, seconds=0.3))
+    order = asyncio.ensure_future(binance.create_order("BTC/USDT", "market", "buy", 0.01))
+    await poll(lambda: len(exchange.books.fills) > 0)
+
+    assert not order.done()
+    assert (await order)["status"] == "closed"
+
+
+async def test_streams_and_clock_are_steered_over_http(start: Start) -> None:
+    """disconnect, push, terminate and clock of the control interface."""
+    exchange = await start(manual=True)
+    base = f"http://127.0.0.1:{exchange.port}/sim/"
+    async with (
+        aiohttp.ClientSession() as session,
+        join(exchange, "/ws") as market,
+        join(exchange, "/ws-api/v3") as user,
+    ):
+
+        async def send(path: str, body: object) -> Any:
+            async with session.post(base + path, json=body) as reply:
+                assert reply.status == 200
+                return await reply.json()
+
+        assert await send("push", {"kind": "market", "frame": {"e": "serverShutdown"}}) == {"pushed": 1}
+        assert await market.recv() == '{"e":"serverShutdown"}'
+        await send("clock", {"offset_ms": 1_500})
+        assert exchange.venue.now_ms() == exchange.clock() // 10**6 + 1_500
+        await send("terminate", {})
+        assert await send("disconnect", {"kind": "user", "code": 1012}) == {"closed": 1}
+        with pytest.raises(websockets.ConnectionClosed):
+            await asyncio.wait_for(user.recv(), 2)
+        assert await send("disconnect", {"kind": "market"}) == {"closed": 1}
+        with pytest.raises(websockets.ConnectionClosedError):
+            await asyncio.wait_for(market.recv(), 2)

@@ -22,6 +22,18 @@ def test_the_process_prints_its_port_serves_and_stops() -> None:
         assert process.wait(5) == 0
 
 
+def test_the_process_can_end_with_its_parent() -> None:
+    """An exchange whose starter was killed does not stay behind."""
+    child = [sys.executable, "-m", "daemon.exchange", "--history-bars", "600", "--exit-with-parent"]
+    script = f"import subprocess, time; subprocess.Popen({child!r}); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=REPO, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        json.loads(parent.stdout.readline())
+        parent.kill()
+
+        assert parent.stdout.read() == ""  # the pipe ends only when the exchange has gone too
+
+
 def test_impossible_settings_end_with_one_line(tmp_path: Path) -> None:
     """A folder without candles is named on stderr, exit code 1."""
     command = [sys.executable, "-m", "daemon.exchange", "--data", str(tmp_path)]
