@@ -26,6 +26,7 @@ class Books:
 
     ``total`` holds every asset (opening balances, flows and fills). ``cash``, ``positions`` (base amounts by symbol)
     and ``entries`` (average entry prices in quote) hold what Ballast owns. A fee in a third asset changes ``total`` alone.
+    ``flows`` counts the flows.
     """
 
     def __init__(self, quote: str) -> None:
@@ -35,9 +36,11 @@ class Books:
         self.cash = ZERO
         self.positions: dict[str, Decimal] = {}
         self.entries: dict[str, float] = {}
+        self.flows = 0
 
     def book_flow(self, flow: Flow) -> None:
         """Add what came or went without a fill."""
+        self.flows += 1
         with exactly():
             self._add(flow.asset, flow.amount)
             if not flow.ours:

@@ -136,7 +136,7 @@ class SqlLedger:
 
     @property
     def first_start(self) -> bool:
-        """Say whether no opening balance has been recorded yet (known after `open`)."""
+        """Say whether this session began without any opening balance or other flow (known after `open`)."""
         return self._store.first_start
 
     def set_model(self, model_hash: str) -> None:

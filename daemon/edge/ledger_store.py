@@ -185,7 +185,7 @@ class Store:
     def _restore(self, connection: Connection) -> Restored:
         books = rows.read_books(connection, self.config.quote, self._book)
         state_json = connection.scalar(select(tables.state.c.value).where(tables.state.c.key == "engine")) or ""
-        self.first_start = not books.total
+        self.first_start = not books.flows
         waiting = rows.unfinished(connection)
         fill_keys = rows.recent_fills(connection, self._book, limit=FILL_KEYS_MAX)
         connection.rollback()

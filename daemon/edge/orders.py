@@ -37,6 +37,13 @@ RETRY_S: Final = 0.3
 CHORES_MAX: Final = 10_000
 """Orders waiting to be completed; far above any number of live orders."""
 CATCH_UP_S_MAX: Final = 8.0
+WATCH_S: Final = 1.0
+"""How often live orders are looked over."""
+IMMEDIATE_NS_MAX: Final = 3_000_000_000
+RESTING_NS_MAX: Final = 8_000_000_000
+"""An order without an end is asked for after so long without news: a lost report is found within 10 s (F32)."""
+WATCHED_AT_ONCE: Final = 10
+"""Orders asked for in one look; each costs a weight of 4."""
 
 
 class LiveConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,11 +138,26 @@ class LiveVenue:
         await self.calls.sync_clock()
 
     async def run(self) -> None:
-        """Do for ever what news has left to do: missing executions, orders of an earlier session. Cancelled at the end."""
+        """Do for ever what news has left to do: missing executions, lost reports, orders of an earlier session."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch(), name="orders without news")
             while True:
                 order = await self._chores.get()
                 group.create_task(self._finish(order), name=f"finish {order.client_id}")
+
+    async def _watch(self) -> None:
+        """Ask for orders that should have ended, and for resting ones now and then."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            now = self._clock.now_ns()
+            silent = [order for order in self.tracker.live if order.state is OrderState.ACKED and overdue(order, now)]
+            for order in sorted(silent, key=lambda one: one.checked_ns)[:WATCHED_AT_ONCE]:
+                order.checked_ns = now
+                try:
+                    await self.evidence.look_up(order)
+                except Transient as error:
+                    self._log.warning("orders.watch_failed", client_id=order.client_id, error=str(error))
+                    break
 
     async def close(self) -> None:
         """Release sockets."""
@@ -327,3 +349,9 @@ class LiveVenue:
             await self.evidence.complete(order)
         finally:
             self._pending.discard(order.client_id)
+
+
+def overdue(order: Tracked, now_ns: int) -> bool:
+    """Say whether an acknowledged order has been silent for too long."""
+    patience = RESTING_NS_MAX if order.rests else IMMEDIATE_NS_MAX
+    return now_ns - max(order.sent_ns, order.checked_ns) > patience

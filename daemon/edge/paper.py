@@ -94,6 +94,7 @@ class PaperVenue:
         self._travelling: deque[_Working] = deque()
         self._resting: dict[str, _Working] = {}
         self._recovered: tuple[OrderRecord, ...] = ()
+        self._opened = False
         self._epoch = 0
         self._number = 0
         self._log = structlog.get_logger("ballast")
@@ -160,8 +161,9 @@ class PaperVenue:
             intent = record.intent
             news = self._news(intent.client_id, intent.symbol, state=state, ts_ns=now)
             self._emit(msgspec.structs.replace(news, venue_id=record.venue_id, filled=record.filled, code="restart"))
-        if self._ledger.first_start and not (await self._ledger.books()).total and not any(self._free.values()):
-            self._free[self._config.quote] = self._config.cash
+        if self._ledger.first_start and not self._opened:
+            self._opened = True
+            self._add(self._config.quote, self._config.cash)
             self._emit(
                 Flow(
                     asset=self._config.quote,

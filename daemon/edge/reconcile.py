@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from daemon.domain.errors import ConfigError
+from daemon.domain.errors import ConfigError, Transient
 from daemon.domain.events import Flow, Reconciled
 from daemon.domain.orders import TERMINAL, Balance, OrderRecord, OrderState
 from daemon.domain.ports import Emit
@@ -31,8 +31,6 @@ AGREEING: Final = 2
 """Snapshots in a row that must show the same difference before it is called a break."""
 BETWEEN_S: Final = 0.4
 FLUSH_S: Final = 5.0
-SHIELD_NS: Final = 2_000_000_000
-"""An order sent more recently than this is still on its way: its absence from a list means nothing."""
 EARLIER_NS: Final = 5_000_000_000
 STRANGERS_MAX: Final = 1_000
 """Orders of others that are remembered by id."""
@@ -95,10 +93,13 @@ def own_share(capital: str, cash: Decimal) -> Decimal:
     return cash * amount / 100 if share else min(amount, cash)
 
 
-def opening_flows(balances: tuple[Balance, ...], ownership: Ownership, ts_ns: int) -> tuple[Flow, ...]:
-    """Return the opening balances of a first start: what is ours and what is external, asset by asset."""
+def opening_flows(there: Mapping[str, Decimal], ownership: Ownership, *, ts_ns: int) -> tuple[Flow, ...]:
+    """Return the opening balances of a first start: what is ours and what is external, asset by asset.
+
+    ``there`` is what the account holds of each asset beyond what executions in the ledger account for.
+    """
     flows: list[Flow] = []
-    for asset, amount in sorted(totals(balances).items()):
+    for asset, amount in sorted(there.items()):
         ours = ZERO
         if asset == ownership.quote:
             ours = own_share(ownership.capital, amount)
@@ -152,6 +153,7 @@ class Reconciler:
         self._evidence: Completing | None = None
         self._chore: Callable[[Tracked], None] = lambda _order: None
         self._intruders: set[str] = set()
+        self._opened = False
         self._log = structlog.get_logger("ballast")
 
     def use(self, evidence: Completing, chore: Callable[[Tracked], None]) -> None:
@@ -172,8 +174,7 @@ class Reconciler:
         async with self._busy:
             external = await self._orders()
             await self._trades()
-            if self._ledger.first_start and not (await self._ledger.books()).total:
-                await self._open_books()
+            await self._open_books()
             balances, breaks = await self._compare()
             for asset, ours, theirs in breaks:
                 self._log.error("reconcile.break", asset=asset, ledger=str(ours), exchange=str(theirs))
@@ -213,9 +214,9 @@ class Reconciler:
                 self._intruders.add(one.client_id)
             else:
                 external += 1
-        now = self._clock.now_ns()
         for order in self._tracker.live:
-            if order.client_id in listed or now - order.sent_ns < SHIELD_NS or order.state is OrderState.SENDING:
+            # What is being sent right now answers for itself.
+            if order.client_id in listed or order.state is OrderState.SENDING:
                 continue
             found = await evidence.look_up(order)
             if (not found and order.state in UNRESOLVED) or (order.short and order.state in TERMINAL):
@@ -283,9 +284,19 @@ class Reconciler:
     # ------------------------------------------------------------------ balances
 
     async def _open_books(self) -> None:
-        balances = await self._calls.balances()
-        for flow in opening_flows(balances, self._ownership, self._clock.now_ns()):
+        """At a first start, book what is there as opening balances."""
+        if not self._ledger.first_start or self._opened:
+            return
+        for _ in range(SNAPSHOTS_MAX):
+            found = await self._snapshot()
+            if found is not None:
+                break
+        else:
+            raise Transient("opening balances: the account did not hold still")
+        there = {asset: theirs - booked for asset, booked, theirs in found[1]}
+        for flow in opening_flows(there, self._ownership, ts_ns=self._clock.now_ns()):
             self._emit(flow)
+        self._opened = True
 
     async def _snapshot(self) -> tuple[tuple[Balance, ...], tuple[Break, ...]] | None:
         """Return balances and differences of one undisturbed moment, None when something moved meanwhile."""

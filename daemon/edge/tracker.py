@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from daemon.domain.orders import TERMINAL, Fill, Intent, OrderRecord, OrderState, OrderUpdate, Side
+from daemon.domain.orders import TERMINAL, Fill, Intent, OrderRecord, OrderState, OrderUpdate, Side, Tif
 from daemon.domain.ports import Emit
 
 ZERO: Final = Decimal(0)
@@ -22,7 +22,11 @@ DISPROVABLE: Final = frozenset({OrderState.NEVER_PLACED, OrderState.DENIED, Orde
 
 @dataclass(slots=True)
 class Tracked:
-    """One order: what the venue stated (``stated``) and what was passed on as executions (``booked``)."""
+    """One order: what the venue stated (``stated``) and what was passed on as executions (``booked``).
+
+    ``rests`` is false for an immediate order, which ends by itself; ``checked_ns`` is when it was last asked for;
+    ``told`` is the state that was passed on last.
+    """
 
     client_id: str
     symbol: str
@@ -30,6 +34,9 @@ class Tracked:
     qty: Decimal
     state: OrderState
     sent_ns: int
+    rests: bool
+    told: OrderState = OrderState.SENDING
+    checked_ns: int = 0
     venue_id: str = ""
     stated: Decimal = ZERO
     booked: Decimal = ZERO
@@ -66,6 +73,7 @@ class Tracker:
             qty=intent.qty,
             state=OrderState.SENDING,
             sent_ns=intent.ts_ns,
+            rests=intent.tif is Tif.GTC,
         )
         self._live[intent.client_id] = order
         return order
@@ -74,7 +82,7 @@ class Tracker:
         """Follow orders of an earlier session; their ``filled`` is what was booked then."""
         for record in records:
             order = self.add(record.intent)
-            order.state = record.state
+            order.state = order.told = record.state
             order.venue_id = record.venue_id
             order.stated = order.booked = record.filled
             self._index(order)
@@ -100,11 +108,14 @@ class Tracker:
             return False
         stated = max(order.stated, news.filled)
         state = later(order.state, news.state)
-        fresh = (state, stated, news.venue_id or order.venue_id) != (order.state, order.stated, order.venue_id)
+        fresh = stated > order.stated or (news.state is state and news.state is not order.told)
         order.state, order.stated = state, stated
+        if news.state is state:
+            order.told = state
         if news.venue_id and news.venue_id != order.venue_id:
             order.venue_id = news.venue_id
             self._index(order)
+            fresh = True
         self._settle(order)
         if fresh:
             self._emit(news)
@@ -122,6 +133,8 @@ class Tracker:
         if order is not None:
             order.booked += fill.qty
             order.stated = max(order.stated, order.booked)
+            if order.booked >= order.qty:
+                order.state = OrderState.FILLED  # whatever its news says: the engine concludes the same
             if order.venue_id != fill.venue_id:
                 order.venue_id = fill.venue_id
                 self._index(order)

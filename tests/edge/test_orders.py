@@ -69,17 +69,17 @@ async def test_too_old_at_the_socket(live: Rig) -> None:
     assert live.requests("POST", "/api/v3/order") == 0
 
 
-async def test_age_is_judged_when_a_connection_is_in_hand(live: Rig) -> None:
+async def test_age_is_judged_when_a_connection_is_in_hand(tmp_path: Path) -> None:
     """An order that waits in ccxt's rate limiter until it is too old never leaves."""
-    exchange = live.venue.calls.send_lane.exchange
-    exchange.throttler.config.update(algorithm="leakyBucket", refillRate=1 / 2_000, tokens=0)
-    now = CLOCK.now_ns()
-    intents = [live.intent(expires_ns=now + S_NS) for _ in range(6)]
-    await asyncio.gather(*(live.submit(intent) for intent in intents))
-    sent = live.requests("POST", "/api/v3/order")
+    async with rig(tmp_path, limited=True) as live:
+        exchange = live.venue.calls.send_lane.exchange
+        exchange.throttler.config.update(algorithm="leakyBucket", refillRate=1 / 1_000, tokens=0)
+        expires_ns = CLOCK.now_ns() + S_NS // 2
+        await asyncio.gather(*(live.submit(live.intent(expires_ns=expires_ns)) for _ in range(6)))
+        sent = live.requests("POST", "/api/v3/order")
 
-    assert 0 < sent < 6
-    assert live.denied() == ["too_old"] * (6 - sent)
+        assert 0 < sent < 6
+        assert live.denied() == ["too_old"] * (6 - sent)
 
 
 async def test_venue_that_cannot_be_reached_got_nothing(live: Rig) -> None:
@@ -104,7 +104,7 @@ async def test_venue_that_cannot_be_reached_got_nothing(live: Rig) -> None:
         ("broken", {}),
         ("replace", {"text": "[]"}),
         ("replace", {"text": "{}"}),
-        ("slow", {"seconds": 4.0}),
+        ("slow", {"seconds": 2.0}),
         ("error", {"status": 500, "code": -1000, "handle": True}),
         ("error", {"status": 504, "code": -1007, "handle": True}),
         ("error", {"status": 503, "code": -1008, "handle": True}),

@@ -158,9 +158,13 @@ async def rig(
     rules: EvidenceRules | None = None,
     stream: bool = False,
     ownership: dict[str, Any] | None = None,
-    timeout_ms: int = 1_000,
+    timeout_ms: int = 600,
+    limited: bool = False,
 ) -> AsyncIterator[Rig]:
-    """Start a venue (and an exchange unless one is given); stop both at the end."""
+    """Start a venue (and an exchange unless one is given); stop both at the end.
+
+    ccxt's rate limiter is off unless ``limited``: the simulated exchange is near and has limits of its own.
+    """
     own = sim is None
     sim = sim or SimulatedExchange(config or SimConfig(history_bars=120, symbols=3))
     if own:
@@ -168,7 +172,7 @@ async def rig(
     base = f"http://127.0.0.1:{sim.port}"
 
     def factory() -> Any:
-        exchange = make_exchange("binance", rest_url=base, api_key=KEY, api_secret=SECRET)
+        exchange = make_exchange("binance", rest_url=base, api_key=KEY, api_secret=SECRET, limited=limited)
         exchange.timeout = timeout_ms
         return exchange
 
