@@ -51,6 +51,10 @@ class Worker(Protocol):
         ...
 
 
+WorkerFactory = Callable[[Header, str], Worker]
+"""Makes the worker of a session that serves the model of this name ("" when it had none); ValueError when it cannot."""
+
+
 class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     """What a replay found. ``checked`` counts recorded hashes that matched; ``difference`` is "" or one line."""
 
@@ -116,7 +120,7 @@ def replay(
     *,
     decisions: Decisions = "recorded",
     decoder: Decoder | None = None,
-    worker_factory: Callable[[Header], Worker] | None = None,
+    worker_factory: WorkerFactory | None = None,
 ) -> ReplayResult:
     """Feed a journal's records to a fresh engine and compare the effects with those recorded.
 
@@ -124,8 +128,10 @@ def replay(
     ----------
     path
         A journal folder (its newest run is taken) or one segment.
-    engine_factory, worker_factory
-        Make engine and worker from the journal's header; a worker is needed to recompute.
+    engine_factory
+        Makes the engine from the journal's header.
+    worker_factory
+        Makes a worker whenever the session got one; needed to recompute.
     decisions
         Where the worker's answers come from.
     decoder
@@ -140,8 +146,8 @@ def replay(
         raise ValueError("decisions = recomputed: needs a worker")
     records = read_journal(path)
     header = _opening(path, records)
-    worker = worker_factory(header) if decisions == "recomputed" and worker_factory is not None else None
-    tape = _Tape(engine_factory, header, decoder or WireDecoder(), worker)
+    workers = worker_factory if decisions == "recomputed" else None
+    tape = _Tape(engine_factory, header, decoder or WireDecoder(), workers)
     for record in records:
         tape.feed(record)
         if tape.difference:
@@ -189,16 +195,22 @@ class _Tape:
     """One replay under way: the runner, its shadow with recomputed decisions, and the first difference."""
 
     def __init__(
-        self, engine_factory: Callable[[Header], Engine], header: Header, decoder: Decoder, worker: Worker | None
+        self,
+        engine_factory: Callable[[Header], Engine],
+        header: Header,
+        decoder: Decoder,
+        workers: WorkerFactory | None,
     ) -> None:
         self.frames = self.events = self.decided = self.checked = 0
         self.difference = ""
+        self._header = header
         self._segment = header.segment
         self._decoder = decoder
-        self._worker = worker
+        self._workers = workers
+        self._worker: Worker | None = None
         self._answers: dict[int, Decided] = {}
         self._effects: list[Effect] = []
-        self._shadow = engine_factory(header) if worker is not None else None
+        self._shadow = engine_factory(header) if workers is not None else None
         self.runner = Runner(
             engine_factory(header),
             decode=self._decode,
@@ -245,22 +257,24 @@ class _Tape:
     def _follow(self, event: Event | None) -> None:
         """Let worker and shadow see what just happened, and compare."""
         effects, self._effects[:] = tuple(self._effects), ()
-        worker, shadow = self._worker, self._shadow
-        if worker is None or shadow is None or event is None:
+        shadow = self._shadow
+        if shadow is None or event is None:
             return
         if isinstance(event, Decided):
             event = self._recomputed(event)
         elif isinstance(event, WorkerUp):
-            self._same_model(event)
+            self._hire(event)
         mine = _intents(shadow.process(event))
         theirs = _intents(effects)
         if mine != theirs and not self.difference:
             self.difference = _intent_difference(theirs, mine)
+        if self._worker is None:
+            return
         for effect in effects:
             if isinstance(effect, Seed):
-                worker.seed(effect)
+                self._worker.seed(effect)
             elif isinstance(effect, Decide):
-                self._answers = {effect.seq: worker.decide(effect)}
+                self._answers = {effect.seq: self._worker.decide(effect)}
 
     def _recomputed(self, recorded: Decided) -> Decided:
         """Return the worker's own answer in place of the recorded one, at the recorded time."""
@@ -276,10 +290,14 @@ class _Tape:
             solve_ns=recorded.solve_ns,
         )
 
-    def _same_model(self, event: WorkerUp) -> None:
-        model = getattr(getattr(self._worker, "ready", None), "model", event.model)
-        if model != event.model:
-            self.difference = f'the session used model "{event.model}", the one available is "{model}"'
+    def _hire(self, event: WorkerUp) -> None:
+        """Get a worker that serves the model the session's own served from here on."""
+        if self._workers is None:
+            return
+        try:
+            self._worker = self._workers(self._header, event.model)
+        except ValueError as error:
+            self.difference = f'no worker with model "{event.model}": {error}'
 
 
 def _intents(effects: tuple[Effect, ...]) -> list[Intent]:

@@ -5,19 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from daemon.backtest.replay import Decisions, replay
+from daemon.backtest.replay import Decisions, WorkerFactory, replay
 from daemon.domain.errors import ConfigError
 from daemon.outlets.journal import Header
 
 if TYPE_CHECKING:
     from daemon.edge.worker_child import InlineWorker
-
-
-def _worker(header: Header) -> "InlineWorker":
-    from daemon.edge.worker_child import InlineWorker
-    from daemon.edge.worker_wire import WorkerConfig
-
-    return InlineWorker(msgspec.json.decode(header.worker_json, type=WorkerConfig))
 
 
 def replay_journal(journal: Path, decisions: Decisions) -> dict[str, Any]:
@@ -29,7 +22,27 @@ def replay_journal(journal: Path, decisions: Decisions) -> dict[str, Any]:
         If the journal cannot be replayed: damaged, without its start, or made by other code.
     """
     try:
-        result = replay(journal, decisions=decisions, worker_factory=_worker)
+        result = replay(journal, decisions=decisions, worker_factory=_workers(journal))
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
     return {**msgspec.to_builtins(result), "summary": result.summary}
+
+
+def _workers(journal: Path) -> WorkerFactory:
+    """Return a maker of workers that serve a named model from the registry of the journal's state folder."""
+    folder = journal if journal.is_dir() else journal.parent
+    registry = folder.resolve().parents[1] / "models"  # <state_dir>/<mode>/journal, <state_dir>/models
+
+    def make(header: Header, model: str) -> "InlineWorker":
+        from daemon.edge.worker_child import InlineWorker
+        from daemon.edge.worker_wire import WorkerConfig
+
+        config = msgspec.json.decode(header.worker_json, type=WorkerConfig)
+        name = model.partition(":")[2]  # "lstm:<id>"; baselines have no id, "" is a session that had no model yet
+        setup = msgspec.structs.replace(config.setup, models_dir=str(registry / name) if name else "")
+        worker = InlineWorker(msgspec.structs.replace(config, setup=setup))
+        if worker.ready.model != model:
+            raise ValueError(worker.ready.detail or f'"{worker.ready.model}" is served instead')
+        return worker
+
+    return make

@@ -33,6 +33,7 @@ ORDERS_REMEMBERED_MAX: Final = 10_000
 """Orders whose side, reference and times are kept for the news that follows."""
 
 _STOPS: Final = frozenset({Cause.STOP_LOSS, Cause.TRAILING_STOP, Cause.VOLATILITY_STOP})
+_ANSWERS: Final = frozenset({"send", "stream", "paper"})
 _NS: Final = 1e9
 
 
@@ -203,9 +204,9 @@ class Metrics:
 
     def _order_update(self, event: OrderUpdate) -> None:
         order = self._known.get(event.client_id)
-        if order is not None and event.source in {"send", "paper"} and order.sent_ns:
+        if order is not None and event.source in _ANSWERS and order.sent_ns:  # the first news is the answer
             if event.state not in {OrderState.SENDING, OrderState.UNKNOWN, OrderState.RESOLVING}:
-                self.ack.observe((event.ts_ns - order.sent_ns) / _NS)
+                self.ack.observe(max(0, event.ts_ns - order.sent_ns) / _NS)
             self._known[event.client_id] = order._replace(sent_ns=0)
 
     def _fetch_trades(self, effect: FetchTrades) -> None:

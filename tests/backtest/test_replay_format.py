@@ -221,7 +221,7 @@ def test_recorded_decisions_replay_equal(recorded: tuple[Path, Session]) -> None
 
 def test_recomputed_decisions_replay_equal(recorded: tuple[Path, Session]) -> None:
     """A worker asked again gives the same forecasts and intents."""
-    result = replay(recorded[0], decisions="recomputed", worker_factory=lambda _: Alternating())
+    result = replay(recorded[0], decisions="recomputed", worker_factory=lambda *_: Alternating())
 
     assert result.difference == ""
     assert result.decided > 5
@@ -229,8 +229,8 @@ def test_recomputed_decisions_replay_equal(recorded: tuple[Path, Session]) -> No
 
 def test_forecast_tolerance(recorded: tuple[Path, Session]) -> None:
     """Within 1e-6 is equal; beyond, the first asset and field are named."""
-    near = replay(recorded[0], decisions="recomputed", worker_factory=lambda _: Alternating(5e-7))
-    far = replay(recorded[0], decisions="recomputed", worker_factory=lambda _: Alternating(1e-3))
+    near = replay(recorded[0], decisions="recomputed", worker_factory=lambda *_: Alternating(5e-7))
+    far = replay(recorded[0], decisions="recomputed", worker_factory=lambda *_: Alternating(1e-3))
 
     assert near.ok
     assert "forecast mean of BTC/USDT" in different(far)
@@ -245,11 +245,22 @@ def test_other_intents_are_told(recorded: tuple[Path, Session]) -> None:
             assert isinstance(decided.result, Targets)
             return msgspec.structs.replace(decided, result=msgspec.structs.replace(decided.result, weights=(0.0, 0.2)))
 
-    line = different(replay(recorded[0], decisions="recomputed", worker_factory=lambda _: Other()))
+    line = different(replay(recorded[0], decisions="recomputed", worker_factory=lambda *_: Other()))
 
     assert line.startswith("intent ")
     assert "recorded buy" in line
     assert "recomputed" in line
+
+
+def test_a_model_that_is_gone_is_told(recorded: tuple[Path, Session]) -> None:
+    """Every worker of the session is asked for by its model; one that cannot be had ends the comparison."""
+
+    def gone(_: Header, model: str) -> Alternating:
+        raise ValueError(f"{model} was removed")
+
+    assert different(replay(recorded[0], decisions="recomputed", worker_factory=gone)) == (
+        'no worker with model "test": test was removed'
+    )
 
 
 def test_a_changed_event_is_found(recorded: tuple[Path, Session]) -> None:
