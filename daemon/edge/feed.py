@@ -158,7 +158,12 @@ class Feed:
         self._backoff = Backoff(rng or random.Random())
         self._patience = patience or Patience()
         self._answers: dict[int, asyncio.Event] = {}
+        self._cut = ""
         self._refusal = ""
+
+    def cut(self, reason: str) -> None:
+        """Drop the present connection within a moment and dial anew: for whoever sees it lag too far behind."""
+        self._cut = reason
 
     async def run(self) -> None:
         """Stay connected for ever; returns only by cancellation or by a fault of ``on_frame``."""
@@ -253,6 +258,7 @@ class Feed:
     async def _watch(self, socket: Socket, loop: asyncio.AbstractEventLoop) -> None:
         """Ping when it is quiet, and raise LinkDown when it is too quiet."""
         pinged_s = 0.0
+        self._cut = ""
         while True:
             slept_s = loop.time()
             await asyncio.sleep(WATCH_S)
@@ -260,6 +266,8 @@ class Feed:
             if now_s - slept_s > 2.0 * WATCH_S:
                 # The loop itself was away: bytes may wait unread, so silence cannot be judged yet.
                 socket.heard_s = socket.data_s = now_s
+            if self._cut:
+                raise LinkDown(self._cut)
             if now_s - socket.heard_s > self._patience.silence_s:
                 raise LinkDown(f"no byte for {self._patience.silence_s:.1f} s")
             if now_s - socket.data_s > self._patience.data_silence_s:

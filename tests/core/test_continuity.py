@@ -79,7 +79,8 @@ def test_gap_holds_until_repaired() -> None:
     assert outcome is not None
     assert (outcome.fetch, continuity.gap) == ((10, 12), (10, 12))
     assert ids(continuity.accept(trade(14))) == []
-    repaired = continuity.repaired((trade(10), trade(11), trade(12)))
+    assert reasons(continuity.accept(trade(14))) == [RejectReason.DUPLICATE_ID]
+    repaired = continuity.repaired((trade(9), trade(10), trade(11), trade(12)))
 
     assert ids(repaired) == [10, 11, 12, 13, 14]
     assert repaired.repaired == 3
@@ -173,6 +174,18 @@ def test_three_agreeing_ticks_are_the_market() -> None:
     assert ids(continuity.accept(trade(11, 11.0))) == []
     assert ids(continuity.accept(trade(12, 10.5))) == [10, 11, 12]
     assert continuity.accept(trade(13, 10.4)) is None
+
+
+def test_agreement_holds_across_an_open_gap() -> None:
+    """Suspects behind a gap are believed among themselves, but still wait for what is missing before them."""
+    continuity = started()
+    continuity.accept(trade(12))
+    for number in (20, 21):
+        assert ids(continuity.accept(trade(number, 10.0))) == []
+    outcome = continuity.accept(trade(22, 10.0))
+    assert outcome is not None
+    assert (ids(outcome), outcome.fetch) == ([], (13, 19))
+    assert continuity.gap == (10, 11)
 
 
 def test_suspects_that_disagree_start_over() -> None:

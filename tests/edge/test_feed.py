@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
 
 import msgspec
 import pytest
@@ -14,8 +15,10 @@ from websockets.frames import Frame, Opcode
 from websockets.utils import accept_key
 
 from daemon.domain.errors import ConfigError
+from daemon.domain.market import Book, Instrument
 from daemon.edge.clock import Clock
-from daemon.edge.feed import DIALS_MAX, DIALS_WINDOW_S, Backoff, Feed, Patience
+from daemon.edge.feed import DIALS_MAX, DIALS_WINDOW_S, Backoff, Conflator, Feed, Patience
+from daemon.wire.binance import BinanceWire
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 DEADLINE_S = 8.0
@@ -300,6 +303,43 @@ def test_good_connection_resets_the_backoff() -> None:
     backoff.lived(3600.0)
 
     assert backoff.delay_s(0.0) <= 0.5
+
+
+def test_conflator_gives_the_newest_book_once() -> None:
+    """Of many book frames between two flushes the newest per symbol is decoded, once."""
+    small = Decimal("0.01")
+    pair = Instrument("BTC/USDT", "BTCUSDT", "BTC", "USDT", small, small, small, Decimal(100), Decimal(5))
+    conflator = Conflator()
+    wire = BinanceWire([pair], held=conflator.held)
+    for bid in range(90, 99):
+        body = f'{{"u":{bid},"s":"BTCUSDT","b":"{bid}.0","B":"1.0","a":"100.0","A":"2.0"}}'
+        wire.decode(f'{{"stream":"btcusdt@bookTicker","data":{body}}}'.encode(), bid)
+
+    assert list(conflator.flush(wire)) == [Book("BTC/USDT", 98.0, 1.0, 100.0, 2.0, 98)]
+    assert list(conflator.flush(wire)) == []
+
+
+async def test_an_impossible_address_is_a_configuration_error() -> None:
+    """An address that is no websocket's is not retried."""
+    feed = Feed("http://127.0.0.1/", ["x@trade"], Ear().frame, Ear().link, clock=Clock())
+    with pytest.raises(ConfigError, match="ws_url"):
+        await asyncio.wait_for(feed.run(), DEADLINE_S)
+
+
+async def test_a_cut_of_ours_is_a_reconnect() -> None:
+    """The daemon may drop the connection itself (it lags too far behind): the stream starts anew."""
+
+    async def handler(socket: ServerConnection) -> None:
+        await answer(socket)
+        await socket.wait_closed()
+
+    ear = Ear()
+    async with running(handler, ear) as feed:
+        await until(lambda: ear.links, "link up")
+        feed.cut("30 s behind")
+        await until(lambda: len(ear.links) == 3, "up again")
+
+    assert ear.links[1:] == [(False, "30 s behind"), (True, "1 streams")]
 
 
 def test_too_many_streams_are_refused() -> None:

@@ -178,6 +178,19 @@ def test_garbage_is_malformed(frame: bytes) -> None:
     assert len(answer.detail) <= 120
 
 
+@pytest.mark.parametrize("frame", [AGG, TRADE, BOOK])
+def test_a_stranger_inside_a_stream(frame: bytes) -> None:
+    """A frame whose inside names another symbol than its stream belongs to neither."""
+    assert refused(frame.replace(b'"BTCUSDT"', b'"ETHUSDT"')) is RejectReason.UNKNOWN_SYMBOL
+
+
+def test_single_trades_are_checked_too() -> None:
+    """The trade channel refuses what the aggregate channel refuses."""
+    assert refused(TRADE.replace(b"67234.13000000", b"0.00000000")) is RejectReason.BAD_PRICE
+    assert refused(TRADE.replace(b"2.00000000", b"2.")) is RejectReason.BAD_SIZE
+    assert refused(TRADE.replace(b'"t":31', b'"t":-1')) is RejectReason.OUT_OF_ORDER
+
+
 def test_unknown_events_and_symbols() -> None:
     """An event or symbol we never asked for is refused by name."""
     assert refused(b'{"e":"liquidation","s":"BTCUSDT"}') is RejectReason.UNKNOWN_EVENT
