@@ -4,7 +4,6 @@ It holds no state and reaches nothing: everything comes through a ``Reader``, co
 ``kill`` does something itself: it makes the latch first, since no engine may stand between an operator and a kill.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol, cast
@@ -224,9 +223,14 @@ def _add_commands(app: FastAPI, submit: Submit, latch: Path) -> None:
 
 
 def _latch(path: Path) -> None:
-    """Make the kill latch unless it is there; one system call or two on a local file, a kill waits for no thread."""
-    with contextlib.suppress(FileExistsError), path.open("x") as file:
-        file.write("api\n")
+    """Make the kill latch unless it is there; a latch that cannot be written must not keep the command from the engine."""
+    try:
+        with path.open("x") as file:
+            file.write("api\n")
+    except FileExistsError:
+        pass
+    except OSError as error:
+        logs.get("ballast.api").error("kill latch cannot be written", path=str(path), error=error.strerror)
 
 
 class Api(Listener):

@@ -7,12 +7,15 @@ compression and writing happen in one thread, block by block, so that the interp
 """
 
 import asyncio
+import contextlib
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import msgspec
 import zstandard
@@ -116,10 +119,12 @@ class Journal:
         self._pending: list[object] = []
         self._append = self._pending.append
         self._kept = [(path, path.stat().st_size) for path in segments(folder)]
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
         self._path = folder
         self._index = 0
         self._size = 0
+        self._whole = 0  # bytes up to the end of the last block that was written in full
+        self._opening_bytes = 0
         self._lost = 0
         self._encode = msgspec.msgpack.Encoder(decimal_format="string").encode
         self._compress = zstandard.ZstdCompressor(level=LEVEL).compress
@@ -192,8 +197,6 @@ class Journal:
             while done < len(batch):
                 self._write_block(batch[done : done + BLOCK_RECORDS_MAX])
                 done += BLOCK_RECORDS_MAX
-            if self._file is not None:
-                self._file.flush()
             self.failure = ""
         except OSError as error:
             self.failure = f"{self._path}: {error.strerror or error}"
@@ -205,6 +208,7 @@ class Journal:
         if self._file is None or self._size + len(block) > self._segment_bytes:
             self._next_segment()
         self._put(block)
+        self._whole = self._size
 
     def _block(self, records: list[object]) -> bytes:
         raw = self._encode(records)
@@ -214,18 +218,24 @@ class Journal:
     def _put(self, data: bytes) -> None:
         if self._file is None:
             raise OSError("no open segment")
-        self._file.write(data)
-        self._size += len(data)
-        self.bytes_written += len(data)
+        rest = memoryview(data)
+        while rest:
+            written = self._file.write(rest)
+            rest = rest[written:]
+            self._size += written
+            self.bytes_written += written
 
     def _next_segment(self) -> None:
         self._close_segment()
         header = msgspec.structs.replace(self._header, segment=self._index)
         self._path = self._folder / f"{header.start_ns:020d}-{self._index:06d}{SUFFIX}"
-        self._file = self._path.open("xb")
+        self._file = self._path.open("xb", buffering=0)  # a buffer would lose whole blocks on a full disk, unnoticed
         self._size = 0
         self._index += 1
-        self._put(MAGIC + self._block([header]))
+        opening = MAGIC + self._block([header])
+        self._opening_bytes = len(opening)
+        self._whole = 0
+        self._put(opening)
         self._trim()
 
     def _close_segment(self) -> None:
@@ -235,12 +245,19 @@ class Journal:
             self._kept.append((self._path, self._size))
 
     def _abandon_segment(self) -> None:
-        """Close a segment whose last write failed; its torn tail is tolerated by the reader."""
-        try:
-            self._close_segment()
-        except OSError:
-            self._file = None
-            self._kept.append((self._path, self._size))
+        """Leave a segment whose last write failed, its torn tail is tolerated; keep none that holds no record."""
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._file.fileno(), self._whole)
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._file = None
+        if self._whole > self._opening_bytes:
+            self._kept.append((self._path, self._whole))
+        else:  # a disk that stays full must not collect an empty file per second
+            self._path.unlink(missing_ok=True)
+            self._index -= 1
 
     def _trim(self) -> None:
         """Remove the oldest segments until the others and a full open one fit the bound."""

@@ -187,3 +187,35 @@ def test_a_full_disk_stops_recording_not_trading(tmp_path: Path) -> None:
     records = list(read_journal(blocked / "deeper"))
     assert isinstance(records[1], Lost)
     assert (records[1].count, records[2]) == (1, Timer(3, 3))
+
+
+def test_a_disk_that_fills_up(tmp_path: Path) -> None:
+    """What was written before stays readable, nothing is lost unnoticed, and no heap of empty files grows."""
+    import resource
+
+    journal = make(tmp_path)
+    for n in range(100):
+        journal.add_frame(n, 0, os.urandom(1000))
+    journal.flush_now()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
+    try:
+        for n in range(100, 200):
+            journal.add_frame(n, 0, os.urandom(1000))
+        journal.flush_now()
+        assert "File too large" in journal.failure
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        for _ in range(5):
+            journal.add_event(Timer(1, 1))
+            journal.flush_now()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert len(list(tmp_path.iterdir())) == 1
+    journal.add_event(Timer(2, 2))
+    journal.close()
+    records = list(read_journal(tmp_path))
+
+    assert [record.recv_ns for record in records if isinstance(record, Frame)] == list(range(100))
+    assert [record.count for record in records if isinstance(record, Lost)] == [105]
+    assert records[-1] == Timer(2, 2)
+    assert [record.segment for record in records if isinstance(record, Header)] == [0, 1]
