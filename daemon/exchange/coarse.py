@@ -17,6 +17,8 @@ __all__ = ["CoarseHistory"]
 _DAY_MS: Final = 86_400_000
 _LEVELS: Final = ((60_000, 75), (900_000, 400), (3_600_000, 2_000))
 """(step in ms, days covered): minutes right before the fine axis, then quarters of an hour, then hours."""
+_LEVELS_SHORT: Final = ((60_000, 3), (900_000, 30), (3_600_000, 1_000))
+_SYMBOLS_DEEP: Final = 16  # beyond so many symbols, minutes that no bar needs would cost 15 MB each
 
 
 class CoarseHistory:
@@ -27,6 +29,8 @@ class CoarseHistory:
         self._config = config
         self._specs = specs
         self._origin_ms = origin_ms
+        deep = len(specs) <= _SYMBOLS_DEEP or config.bar_s >= 60
+        self._levels = _LEVELS if deep else _LEVELS_SHORT
         self._cache: dict[int, list[Ints]] = {}
         self._gain = solve_gain(config.planted_r2, config.planted_persistence, config.planted_horizon_bars)
 
@@ -45,7 +49,7 @@ class CoarseHistory:
         if symbol not in self._cache:
             self._cache[symbol] = self._build(symbol, first_price)
         wanted = interval_ms(interval)
-        levels = [rows for (step, _), rows in zip(_LEVELS, self._cache[symbol], strict=True) if step <= wanted]
+        levels = [rows for (step, _), rows in zip(self._levels, self._cache[symbol], strict=True) if step <= wanted]
         if not levels:
             return np.empty((0, COLUMNS), dtype=np.int64)
         return np.concatenate(levels[::-1])
@@ -53,7 +57,7 @@ class CoarseHistory:
     def _build(self, symbol: int, first_price: float) -> list[Ints]:
         levels: list[Ints] = []
         end_ms, log_price = self._origin_ms, math.log(first_price)
-        for number, (step, days) in enumerate(_LEVELS):
+        for number, (step, days) in enumerate(self._levels):
             start_ms = end_ms // _DAY_MS * _DAY_MS - days * _DAY_MS
             times = np.arange(start_ms, end_ms, step, dtype=np.int64)
             rng = np.random.Generator(

@@ -8,6 +8,7 @@ import msgspec
 __all__ = ["ApiKey", "Limits", "SimConfig", "interval_ms"]
 
 SECOND_MS: Final = 1_000
+_RATE_MAX: Final = 200.0  # aggregate trades per second and symbol
 
 _UNITS_MS: Final = {"s": SECOND_MS, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 
@@ -129,3 +130,25 @@ class SimConfig(msgspec.Struct, frozen=True, kw_only=True):
     pong_seconds: float = 60.0
     session_seconds: float = 86_400.0
     requests_kept: int = 100_000
+
+    def __post_init__(self) -> None:
+        """Refuse what no market can be built from.
+
+        Raises
+        ------
+        ValueError
+            Naming the setting, its value and its range.
+        """
+        least = {
+            "symbols": 1, "bar_s": 1, "data_bar_s": 1, "history_bars": 1, "fine_seconds_max": 1, "book_levels": 1,
+        }  # fmt: skip
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be at least {low}")
+        for name in ("trades_per_s", "touch_notional"):
+            if not 0 < getattr(self, name) < _RATE_MAX * 1e6:
+                raise ValueError(f"{name} is {getattr(self, name)}, must be positive and finite")
+        if not 0 <= self.correlation <= 1:
+            raise ValueError(f"correlation is {self.correlation}, must lie in 0..1")
+        if self.trades_per_s > _RATE_MAX:
+            raise ValueError(f"trades_per_s is {self.trades_per_s}, must be at most {_RATE_MAX:g}")

@@ -25,6 +25,7 @@ How the rows of the fault catalogue are made (``/sim/...`` is the control interf
 import enum
 import random
 from fnmatch import fnmatchcase
+from typing import Final
 
 import msgspec
 
@@ -59,6 +60,20 @@ class Action(enum.StrEnum):
     HOLD = "hold"  # frames are kept for `seconds`, then come at once
     FREEZE = "freeze"  # as a dead peer for `seconds`: no frames, no pongs, nothing read
     CLOSE = "close"  # close frame with `status` as its code
+
+
+_BOTH: Final = frozenset({Action.DROP, Action.DELAY, Action.CUT, Action.REPLACE})
+_FRAME_ACTIONS: Final = _BOTH | {
+    Action.SKIP,
+    Action.DUPLICATE,
+    Action.REORDER,
+    Action.CORRUPT,
+    Action.SET,
+    Action.STALL,
+    Action.HOLD,
+    Action.FREEZE,
+    Action.CLOSE,
+}
 
 
 class FaultRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,7 +142,18 @@ class FaultBook:
         return bool(self._rules)
 
     def add(self, rule: FaultRule) -> int:
-        """Put a rule in force and return its number."""
+        """Put a rule in force and return its number.
+
+        Raises
+        ------
+        ValueError
+            When the action does not exist for what the rule matches.
+        """
+        frames = rule.match.startswith(("frame", "user", "wsapi", "pushed"))
+        if frames and rule.action not in _FRAME_ACTIONS:
+            raise ValueError(f"action {rule.action} is for requests, {rule.match!r} names frames")
+        if not frames and not rule.match.startswith("*") and rule.action in _FRAME_ACTIONS - _BOTH:
+            raise ValueError(f"action {rule.action} is for frames, {rule.match!r} names requests")
         number = self._next
         self._next += 1
         self._rules[number] = _Active(rule)

@@ -245,6 +245,14 @@ async def test_user_events_can_be_lost(start: Start) -> None:
     assert book.fired(number) == 1
 
 
+def test_an_action_must_fit_what_it_matches() -> None:
+    """Frames cannot answer 503, requests cannot be reordered."""
+    with pytest.raises(ValueError, match="for requests"):
+        FaultBook().add(FaultRule(match="frame *", action=Action.ERROR))
+    with pytest.raises(ValueError, match="for frames"):
+        FaultBook().add(FaultRule(match="GET *", action=Action.REORDER))
+
+
 def test_chance_times_and_delay_of_a_rule_are_seeded() -> None:
     """Probability draws from the rule's own seed; after and times bound it; rules can be lifted."""
 

@@ -210,3 +210,21 @@ def test_long_bars_and_many_symbols_work() -> None:
     assert len(hourly.klines(0, "1h", 1_000)) == 1_000
     assert hourly.live_ms % 3_600_000 == 0
     assert len({t.symbol for t in live(many, 30)}) == 100
+    assert len(many.klines(99, "1d", 900)) == 900
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("symbols", 0),
+        ("bar_s", 0),
+        ("correlation", 1.5),
+        ("trades_per_s", 0.0),
+        ("trades_per_s", 999.0),
+        ("touch_notional", -1.0),
+    ],
+)
+def test_impossible_markets_are_refused(name: str, value: float) -> None:
+    """The message names the setting."""
+    with pytest.raises(ValueError, match=name):
+        SimConfig(**{name: value})  # type: ignore[arg-type]
