@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ def run_demo(*, seconds: float, seed: int, as_json: bool) -> int:
 
 
 @contextlib.asynccontextmanager
-async def simulated_exchange(seed: int) -> AsyncIterator[str]:
+async def simulated_exchange(seed: int) -> AsyncGenerator[str]:
     """Start the simulated exchange in a process of its own; yield its base address without the scheme."""
     options = {
         "--port": 0,
