@@ -38,6 +38,13 @@ class Books:
         self.entries: dict[str, float] = {}
         self.flows = 0
 
+    def copy(self) -> "Books":
+        """Return an independent copy."""
+        other = Books(self.quote)
+        other.total, other.positions, other.entries = dict(self.total), dict(self.positions), dict(self.entries)
+        other.cash, other.flows = self.cash, self.flows
+        return other
+
     def book_flow(self, flow: Flow) -> None:
         """Add what came or went without a fill."""
         self.flows += 1

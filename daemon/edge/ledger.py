@@ -108,6 +108,9 @@ class SqlLedger:
 
     def record(self, effect: Booked | Recorded | Persist) -> None:
         """Queue a row that follows the venue's truth; written in order, retried, never dropped."""
+        if isinstance(effect, Booked) and effect.fill is not None and effect.flow is not None:
+            self._queue.append(Booked(fill=effect.fill, flow=None))
+            effect = Booked(fill=None, flow=effect.flow)
         self._queue.append(effect)
         if self._idle.is_set() and not self._closed:
             self._idle.clear()

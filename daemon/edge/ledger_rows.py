@@ -5,10 +5,10 @@ from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Connection, Insert, Row, Select, Table, func, select
+from sqlalchemy import Connection, Insert, Row, Select, Table, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from daemon.domain.events import Flow, Submit
+from daemon.domain.events import Booked, Flow, Persist, Recorded, Submit
 from daemon.domain.orders import (
     TERMINAL,
     Approved,
@@ -28,6 +28,8 @@ from daemon.edge.books import Books, exactly
 ZERO: Final = Decimal(0)
 VARIABLES_MAX: Final = 500
 """Bound values in one IN list; SQLite allows 999 in its oldest builds."""
+
+Written = Booked | Recorded | Persist
 
 Values = dict[str, Any]  # a row on its way into SQLAlchemy, which takes any type per column
 
@@ -265,3 +267,39 @@ def count(connection: Connection, table: Table) -> int:
 def chunks(items: Sequence[str]) -> Iterable[Sequence[str]]:
     """Split a list so that each part fits into one statement."""
     return (items[start : start + VARIABLES_MAX] for start in range(0, len(items), VARIABLES_MAX))
+
+
+def write_row(connection: Connection, row: Written, book: int) -> bool:
+    """Write one row; false for an execution that was there already."""
+    if isinstance(row, Persist):
+        connection.execute(insert_once(connection, tables.state), {"key": "engine", "value": row.state_json})
+        stored = update(tables.state).where(tables.state.c.key == "engine")
+        connection.execute(stored.values(value=row.state_json))
+    elif isinstance(row, Recorded):
+        write_update(connection, row)
+    elif row.fill is not None:
+        done = connection.execute(insert_once(connection, tables.fills), fill_row(row.fill, book))
+        return done.rowcount > 0
+    elif row.flow is not None:
+        connection.execute(insert(tables.flows), flow_row(row.flow, book))
+    return True
+
+
+def write_update(connection: Connection, recorded: Recorded) -> None:
+    """Write news about an order: the event as it came, and the order's row as it stands after it."""
+    news = recorded.update
+    column = tables.intents.c
+    connection.execute(insert(tables.order_events), event_row(news))
+    before = connection.execute(
+        select(column.filled, column.venue_id).where(column.client_id == news.client_id)
+    ).one_or_none()
+    if before is None:
+        return
+    values = {
+        "state": news.state.value,
+        "code": news.code,
+        "updated_ns": news.ts_ns,
+        "filled": max(before.filled or ZERO, news.filled),  # what was stated once is never taken back
+        "venue_id": news.venue_id or before.venue_id,
+    }
+    connection.execute(update(tables.intents).where(column.client_id == news.client_id).values(**values))

@@ -9,11 +9,11 @@ from sqlalchemy import Connection, Engine, func, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
 from daemon.domain.errors import ConfigError
-from daemon.domain.events import Booked, Persist, Recorded, Restored, Submit
+from daemon.domain.events import Booked, Restored, Submit
 from daemon.domain.orders import OrderRecord, OrderState
 from daemon.edge import ledger_rows as rows
 from daemon.edge import tables
-from daemon.edge.books import ZERO, Books
+from daemon.edge.books import Books
 from daemon.edge.clock import Clock
 from daemon.edge.database import brief, sqlite_engine
 from daemon.edge.lock import ProcessLock, machine_lock_path
@@ -21,7 +21,7 @@ from daemon.edge.lock import ProcessLock, machine_lock_path
 CHECK_BYTES_MAX: Final = 64 * 1024 * 1024
 """Up to this size the start verifies indexes too; larger files get the quick check."""
 
-Row = Booked | Recorded | Persist
+Row = rows.Written
 FILL_KEYS_MAX: Final = 20_000
 """Newest executions whose ids are handed to the engine, so that none is booked again after a restart."""
 
@@ -90,6 +90,7 @@ class Store:
         self._connection: Connection | None = None
         self._epoch = 0
         self._book = 1
+        self._books = Books(config.quote)
         self._locks: list[ProcessLock] = []
         self._late: list[str] = []  # intents still to be marked DENIED
 
@@ -183,7 +184,7 @@ class Store:
         self._book += 1
 
     def _restore(self, connection: Connection) -> Restored:
-        books = rows.read_books(connection, self.config.quote, self._book)
+        books = self._books = rows.read_books(connection, self.config.quote, self._book)
         state_json = connection.scalar(select(tables.state.c.value).where(tables.state.c.key == "engine")) or ""
         self.first_start = not books.flows
         waiting = rows.unfinished(connection)
@@ -271,32 +272,39 @@ class Store:
         connection = self._open_connection()
         self._deny_late(connection)
         try:
-            with connection.begin():
-                for row in batch:
-                    write_row(connection, row, self._book)
-            self.healthy = True
-            return []
+            self._write_all(connection, batch)
         except StatementError as error:
             if not about_the_row(error):
                 raise
-            # One bad row must not hold up the others: write them singly to find it.
-            refused: list[tuple[Row, str]] = []
-            for row in batch:
-                try:
-                    with connection.begin():
-                        write_row(connection, row, self._book)
-                except StatementError as single:
-                    if not about_the_row(single):
-                        raise
-                    refused.append((row, brief(single)))
-            return refused
+        else:
+            self.healthy = True
+            return []
+        # One bad row must not hold up the others: write them singly to find it.
+        refused: list[tuple[Row, str]] = []
+        for row in batch:
+            try:
+                self._write_all(connection, [row])
+            except StatementError as single:
+                if not about_the_row(single):
+                    raise
+                refused.append((row, brief(single)))
+        return refused
+
+    def _write_all(self, connection: Connection, batch: list[Row]) -> None:
+        """Write rows in one transaction; once it is durable, count the new ones in."""
+        with connection.begin():
+            new = [row for row in batch if rows.write_row(connection, row, self._book)]
+        for row in new:
+            if isinstance(row, Booked) and row.fill is not None:
+                self._books.book_fill(row.fill)
+            if isinstance(row, Booked) and row.flow is not None:
+                self._books.book_flow(row.flow)
 
     # ------------------------------------------------------------------ reading
 
     def books(self) -> Books:
-        """Add up all flows and fills."""
-        with self._open_connection().begin():
-            return rows.read_books(self._open_connection(), self.config.quote, self._book)
+        """Return what all flows and fills written so far add up to."""
+        return self._books.copy()
 
     def unfinished(self) -> list[OrderRecord]:
         """Return orders that may still change money; ``filled`` is what is booked."""
@@ -352,41 +360,6 @@ def as_unknown(record: OrderRecord) -> OrderRecord:
     if record.state is OrderState.ACKED:
         return record
     return msgspec.structs.replace(record, state=OrderState.UNKNOWN)
-
-
-def write_row(connection: Connection, row: Row, book: int) -> None:
-    """Write one row; repeating it changes nothing."""
-    if isinstance(row, Persist):
-        connection.execute(rows.insert_once(connection, tables.state), {"key": "engine", "value": row.state_json})
-        stored = update(tables.state).where(tables.state.c.key == "engine")
-        connection.execute(stored.values(value=row.state_json))
-    elif isinstance(row, Recorded):
-        write_update(connection, row)
-    else:
-        if row.fill is not None:
-            connection.execute(rows.insert_once(connection, tables.fills), rows.fill_row(row.fill, book))
-        if row.flow is not None:
-            connection.execute(insert(tables.flows), rows.flow_row(row.flow, book))
-
-
-def write_update(connection: Connection, recorded: Recorded) -> None:
-    """Write news about an order: the event as it came, and the order's row as it stands after it."""
-    news = recorded.update
-    column = tables.intents.c
-    connection.execute(insert(tables.order_events), rows.event_row(news))
-    before = connection.execute(
-        select(column.filled, column.venue_id).where(column.client_id == news.client_id)
-    ).one_or_none()
-    if before is None:
-        return
-    values = {
-        "state": news.state.value,
-        "code": news.code,
-        "updated_ns": news.ts_ns,
-        "filled": max(before.filled or ZERO, news.filled),  # what was stated once is never taken back
-        "venue_id": news.venue_id or before.venue_id,
-    }
-    connection.execute(update(tables.intents).where(column.client_id == news.client_id).values(**values))
 
 
 def about_the_row(error: StatementError) -> bool:

@@ -21,6 +21,7 @@ from daemon.edge.books import exactly
 from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
+from daemon.edge.purse import Purse
 from daemon.edge.reconcile import differences
 from daemon.matching.model import Level, fee, round_down, sweep, touch_levels, traded_through
 
@@ -87,8 +88,7 @@ class PaperVenue:
         self._instruments = dict(instruments)
         self._config = config
         self._rate = config.fee_bps / 10_000
-        self._free: dict[str, Decimal] = {}
-        self._locked: dict[str, Decimal] = {}
+        self._purse = Purse()
         self._books: dict[str, Book] = {}
         self._taken: dict[str, dict[Decimal, Decimal]] = {}
         self._travelling: deque[_Working] = deque()
@@ -104,9 +104,10 @@ class PaperVenue:
     def restore(self, restored: Restored) -> None:
         """Take over balances and orders from the ledger; its orders are gone, since this venue has no memory of its own."""
         self._epoch = restored.epoch
-        self._free = {self._config.quote: restored.cash}
+        self._purse = Purse()
+        self._purse.add(self._config.quote, restored.cash)
         for symbol, qty in restored.positions:
-            self._free[symbol.partition("/")[0]] = qty
+            self._purse.add(symbol.partition("/")[0], qty)
         self._recovered = restored.orders
 
     def set_instruments(self, instruments: Iterable[Instrument]) -> None:
@@ -163,7 +164,7 @@ class PaperVenue:
             self._emit(msgspec.structs.replace(news, venue_id=record.venue_id, filled=record.filled, code="restart"))
         if self._ledger.first_start and not self._opened:
             self._opened = True
-            self._add(self._config.quote, self._config.cash)
+            self._purse.add(self._config.quote, self._config.cash)
             self._emit(
                 Flow(
                     asset=self._config.quote,
@@ -200,9 +201,7 @@ class PaperVenue:
 
     def balances(self) -> tuple[Balance, ...]:
         """Return what the paper account holds, in the order of names."""
-        assets = sorted({*self._free, *self._locked})
-        held = (Balance(asset=a, free=self._free.get(a, ZERO), locked=self._locked.get(a, ZERO)) for a in assets)
-        return tuple(one for one in held if one.free or one.locked)
+        return self._purse.balances()
 
     # ------------------------------------------------------------------ market data
 
@@ -277,7 +276,7 @@ class PaperVenue:
         if instrument is None or not instrument.trading:
             return "-1013 closed"
         asset, amount = self._cost(intent, intent.qty)
-        return "-2010 balance" if amount > self._free.get(asset, ZERO) else ""
+        return "-2010 balance" if amount > self._purse.free(asset) else ""
 
     def _match(self, order: _Working, now_ns: int, *, maker: bool) -> None:
         """Trade what the book gives; a resting order that the market came to trades at its own limit."""
@@ -320,9 +319,9 @@ class PaperVenue:
         order.left -= qty
         with exactly():
             sign = 1 if intent.side is Side.BUY else -1
-            self._add(base, sign * qty)
-            self._add(quote, -sign * qty * price)
-            self._add(payer, -amount)
+            self._purse.add(base, sign * qty)
+            self._purse.add(quote, -sign * qty * price)
+            self._purse.add(payer, -amount)
         if intent.client_id in self._resting:
             if order.left > 0:
                 self._lock(order)
@@ -361,21 +360,12 @@ class PaperVenue:
     def _lock(self, order: _Working) -> None:
         asset, amount = self._cost(order.intent, order.left)
         order.locked = amount
-        self._move(asset, amount)
+        self._purse.lock(asset, amount)
 
     def _unlock(self, order: _Working) -> None:
         asset, _ = self._cost(order.intent, ZERO)
-        self._move(asset, -order.locked)
+        self._purse.lock(asset, -order.locked)
         order.locked = ZERO
-
-    def _move(self, asset: str, amount: Decimal) -> None:
-        """Move an amount from free to locked."""
-        with exactly():
-            self._free[asset] = self._free.get(asset, ZERO) - amount
-            self._locked[asset] = self._locked.get(asset, ZERO) + amount
-
-    def _add(self, asset: str, amount: Decimal) -> None:
-        self._free[asset] = self._free.get(asset, ZERO) + amount
 
     def _report(self, order: _Working, ts_ns: int) -> None:
         state = OrderState.FILLED if order.left <= 0 else OrderState.ACKED

@@ -149,6 +149,7 @@ class Reconciler:
         self._prefix = prefix
         self._busy = asyncio.Lock()
         self._last: dict[str, int] = {}
+        self._searched: set[str] = set()
         self._strangers: dict[tuple[str, str], None] = {}
         self._evidence: Completing | None = None
         self._chore: Callable[[Tracked], None] = lambda _order: None
@@ -167,7 +168,7 @@ class Reconciler:
         """Pass on the orders' states and executions that were missed. Raises Transient."""
         async with self._busy:
             await self._orders()
-            await self._trades()
+            await self._trades(every=True)
 
     async def run(self) -> None:
         """Pass on what was missing, then emit one ``Reconciled``. Raises Transient when the venue does not answer."""
@@ -231,21 +232,35 @@ class Reconciler:
 
     # ------------------------------------------------------------------ executions
 
-    async def _trades(self) -> None:
-        """Pass on executions of ours that no order has led to, and notice those of others."""
-        if not self._last:
+    async def _trades(self, *, every: bool = False) -> None:
+        """Pass on executions of ours that no order has led to, and notice those of others.
+
+        Only symbols with anything of ours since the last look are searched (each costs a weight of 20), or ``every`` one.
+        """
+        if not self._searched:
             self._last = await self._ledger.last_trades()
-        for symbol, first_ns in sorted((await self._ledger.traded_symbols()).items()):
-            newest = self._last.get(symbol)
-            if newest is None:
-                trades = await self._calls.trades_since(symbol, first_ns - EARLIER_NS)
-            else:
-                trades = await self._calls.trades_from(symbol, newest + 1)
-            fresh = [trade for trade in trades if not self._tracker.passed_on(symbol, str(trade.id))]
-            if fresh:
-                await self._sort(symbol, fresh)
-            if trades:
-                self._last[symbol] = trades[-1].id
+        traded = await self._ledger.traded_symbols()
+        wanted = {symbol for symbol in traded if every or symbol not in self._searched} | self._tracker.touched
+        for symbol in sorted(wanted & set(traded)):
+            self._tracker.touched.discard(symbol)
+            try:
+                await self._search(symbol, traded[symbol])
+            except Transient:
+                self._tracker.touched.add(symbol)
+                raise
+            self._searched.add(symbol)
+
+    async def _search(self, symbol: str, first_ns: int) -> None:
+        newest = self._last.get(symbol)
+        if newest is None:
+            trades = await self._calls.trades_since(symbol, first_ns - EARLIER_NS)
+        else:
+            trades = await self._calls.trades_from(symbol, newest + 1)
+        fresh = [trade for trade in trades if not self._tracker.passed_on(symbol, str(trade.id))]
+        if fresh:
+            await self._sort(symbol, fresh)
+        if trades:
+            self._last[symbol] = trades[-1].id
 
     async def _sort(self, symbol: str, trades: list[VenueTrade]) -> None:
         await self._ledger.flush(FLUSH_S)
@@ -319,6 +334,7 @@ class Reconciler:
             if attempt:
                 await asyncio.sleep(BETWEEN_S)
                 await self._orders()
+                await self._trades(every=bool(breaks))
             found = await self._snapshot()
             if found is None:
                 continue

@@ -68,7 +68,7 @@ intents = Table(
     Column("client_id", String(36), primary_key=True),
     Column("decision", String(128), nullable=False),
     Column("leg", Integer, nullable=False),
-    Column("symbol", String(32), nullable=False),
+    Column("symbol", String(32), nullable=False, index=True),
     Column("side", String(4), nullable=False),
     Column("qty", Exact, nullable=False),
     Column("limit_price", Exact, nullable=False),

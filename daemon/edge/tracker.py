@@ -63,6 +63,8 @@ class Tracker:
         self._trades: OrderedDict[tuple[str, str], None] = OrderedDict()
         self.changes = 0
         """Counts executions passed on, so that a comparison knows when it was disturbed."""
+        self.touched: set[str] = set()
+        """Symbols with orders or executions since somebody last cleared this."""
 
     def add(self, intent: Intent) -> Tracked:
         """Follow an order that is about to be sent."""
@@ -76,6 +78,7 @@ class Tracker:
             rests=intent.tif is Tif.GTC,
         )
         self._live[intent.client_id] = order
+        self.touched.add(intent.symbol)
         return order
 
     def restore(self, records: Iterable[OrderRecord]) -> None:
@@ -140,6 +143,7 @@ class Tracker:
                 self._index(order)
             self._settle(order)
         self.changes += 1
+        self.touched.add(fill.symbol)
         self._emit(fill)
         return True
 

@@ -354,7 +354,7 @@ async def test_same_events_same_executions_and_money_is_conserved(
             instruments={"BTC/USDT": BTC},
             config=CONFIG,
         )
-        venue._free["USDT"] = D(100_000)
+        venue._purse.add("USDT", D(100_000))
         for n, (kind, price, qty) in enumerate(steps):
             at = n * 60
             if kind == "book":
