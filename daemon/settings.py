@@ -19,6 +19,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from daemon.domain.errors import ConfigError, Unsafe
+from daemon.settings_checks import contradictions, not_built
 from daemon.settings_schema import Settings
 from daemon.settings_values import hide_password
 
@@ -74,7 +75,7 @@ def load_settings(files: Sequence[str | Path] = (), env: Mapping[str, str] | Non
     except ValidationError as error:
         lines = [_explain(detail, tree, sources) for detail in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
-    problems = _contradictions(settings)
+    problems = contradictions(settings)
     if problems:
         raise ConfigError("\n".join(problems))
     return settings
@@ -88,8 +89,11 @@ def verify_start(settings: Settings) -> None:
     Unsafe
         Live mode without ``live_confirm`` equal to ``instance``.
     ConfigError
-        A key is missing in live mode, or the state folder is not writable.
+        A key is missing in live mode, the state folder is not writable, or a value asks for what is not built yet.
     """
+    missing = not_built(settings)
+    if missing:
+        raise ConfigError("\n".join(missing))
     if settings.mode == "live":
         if settings.live_confirm != settings.instance:
             raise Unsafe(
@@ -352,36 +356,3 @@ def _nearest(path: tuple[str, ...]) -> str:
         model = model.model_fields[part].annotation
     close = difflib.get_close_matches(path[-1], list(model.model_fields), n=1)
     return f'did you mean "{close[0]}"?' if close else "remove it, or see `ballast config --schema` for the keys"
-
-
-def _contradictions(settings: Settings) -> list[str]:
-    """Return one line for each pair of keys that cannot both hold."""
-    lines = [
-        f'universe: "{pair}" is not quoted in {settings.quote}; change quote, or remove the pair'
-        for pair in settings.universe
-        if pair.partition("/")[2] != settings.quote
-    ]
-    risk, forecast = settings.risk, settings.forecast
-    assets = len(settings.universe)
-    reachable, aim = risk.max_weight * assets, 1 - risk.min_cash
-    if settings.optimizer.fully_invested and reachable < aim:
-        lines.append(
-            f"risk.max_weight = {risk.max_weight:g}: {assets} assets reach {reachable:g} of equity, but fully_invested "
-            f"aims at {aim:g} (1 - risk.min_cash); raise max_weight, add assets or set optimizer.fully_invested = false"
-        )
-    if settings.feed.grace_ms * 1_000_000 > settings.bar_ns / 2:
-        lines.append(
-            f"feed.grace_ms = {settings.feed.grace_ms}: more than half of bar = {settings.bar}; "
-            "lower it or use longer bars"
-        )
-    if forecast.train_bars <= forecast.lookback + forecast.horizon_bars:
-        lines.append(
-            f"forecast.train_bars = {forecast.train_bars}: must exceed lookback + horizon_bars "
-            f"({forecast.lookback + forecast.horizon_bars}); raise it"
-        )
-    if risk.exit_collar < risk.price_collar:
-        lines.append(
-            f"risk.exit_collar = {risk.exit_collar:g}: tighter than price_collar = {risk.price_collar:g}; "
-            "orders that reduce exposure need at least the same room"
-        )
-    return lines

@@ -68,7 +68,7 @@ def test_later_files_and_the_environment_win(tmp_path: Path) -> None:
         "BALLAST_RISK__MIN_CASH": "0.05",
         "BALLAST_UNIVERSE": "BTC/USDT, ETH/USDT",
         "BALLAST_EXCHANGE__ID": "kraken",
-        "BALLAST_EXCHANGE__SANDBOX": "true",
+        "BALLAST_LEDGER__STANDBY": "true",
         "BALLAST_STRATEGY_PARAMS__Y": "2",
         "BALLAST_FEED__GRACE_MS": "250",
         "PATH": "ignored",
@@ -77,7 +77,7 @@ def test_later_files_and_the_environment_win(tmp_path: Path) -> None:
 
     assert (settings.risk.max_weight, settings.risk.min_cash) == (0.25, 0.05)
     assert settings.universe == ("BTC/USDT", "ETH/USDT")
-    assert (settings.exchange.id, settings.exchange.sandbox) == ("kraken", True)
+    assert (settings.exchange.id, settings.ledger.standby) == ("kraken", True)
     assert settings.strategy_params == {"x": 1, "y": 2}
     assert settings.feed.grace_ms == 250
 
@@ -144,6 +144,8 @@ def test_durations_capital_and_bars() -> None:
         ('[ledger]\nurl = "mysql://u:hunter22@h/d"\n', ["ledger.url", "postgresql"]),
         ('[mqtt]\nurl = "http://h"\n', ["mqtt.url", "mqtt://"]),
         ("a = \n", ["not valid TOML"]),
+        ('[exchange]\nrest_url = "http://127.0.0.1:1"\n', ["exchange.ws_url", "real exchange"]),
+        ("[exchange]\nsandbox = true\n", ["exchange.sandbox", "ws_url and ws_api_url"]),
     ],
 )
 def test_bad_values_are_one_line(tmp_path: Path, text: str, wanted: list[str]) -> None:
@@ -153,7 +155,7 @@ def test_bad_values_are_one_line(tmp_path: Path, text: str, wanted: list[str]) -
     assert all(part in message for part in wanted), message
     assert "hunter22" not in message
     if "universe" not in message and "fully_invested" not in message:
-        assert "bad.toml" in message or "risk." in message or "feed." in message or "forecast." in message
+        assert "bad.toml" in message or message.startswith(("risk.", "feed.", "forecast.", "exchange."))
 
 
 def test_several_problems_are_several_lines(tmp_path: Path) -> None:
@@ -226,6 +228,24 @@ def test_live_needs_keys(tmp_path: Path) -> None:
     assert read_keys(settings).secret.get_secret_value() == "file-secret-123"
     with pytest.raises(ConfigError, match="cannot be read"):
         read_keys(live(tmp_path, EXCHANGE__API_KEY=MARKER, EXCHANGE__API_SECRET_FILE=str(tmp_path / "absent")))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EXCHANGE__ID", "kraken"),
+        ("FORECAST__MODEL", "transformer"),
+        ("MQTT__URL", "mqtt://127.0.0.1"),
+        ("LEDGER__STANDBY", "true"),
+    ],
+)
+def test_what_is_not_built_yet_does_not_start(tmp_path: Path, name: str, value: str) -> None:
+    """A value that would be ignored is refused at a start, not silently dropped."""
+    settings = load_settings([], {"BALLAST_STATE_DIR": str(tmp_path), f"BALLAST_{name}": value})
+
+    with pytest.raises(ConfigError, match=name.lower().replace("__", r"\.")) as caught:
+        verify_start(settings)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_unwritable_state_folder(tmp_path: Path) -> None:
