@@ -97,6 +97,8 @@ class LiveVenue:
         # Cancels are few and must not queue; the venue's own answers still hold them back.
         self.calls.cancel_lane.exchange.enableRateLimit = False
         self.tracker = Tracker(emit)
+        self.on_sent: Callable[[str, int], None] = _nobody
+        """Told client id and time (ns UTC) when an order is about to leave, its connection in hand."""
         self._stream_since_ns = 0
         self._closed = False
         self._chores: asyncio.Queue[Tracked] = asyncio.Queue(CHORES_MAX)
@@ -186,10 +188,12 @@ class LiveVenue:
         """Return why an order must not leave in this instant, "" when it may."""
         if self._latch.is_set():
             return "killed"
-        if self._clock.now_ns() > intent.expires_ns:
+        now_ns = self._clock.now_ns()
+        if now_ns > intent.expires_ns:
             return "too_old"
         if self.quota.wait_s > 0:
             return "backing_off"
+        self.on_sent(intent.client_id, now_ns)
         return ""
 
     def _book_answer(self, intent: Intent, answer: Answer, outcome: Outcome) -> None:
@@ -355,3 +359,7 @@ def overdue(order: Tracked, now_ns: int) -> bool:
     """Say whether an acknowledged order has been silent for too long."""
     patience = RESTING_NS_MAX if order.rests else IMMEDIATE_NS_MAX
     return now_ns - max(order.sent_ns, order.checked_ns) > patience
+
+
+def _nobody(client_id: str, ts_ns: int) -> None:
+    """Tell nobody."""

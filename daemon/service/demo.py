@@ -101,7 +101,7 @@ async def simulated_exchange(seed: int) -> AsyncGenerator[str]:
         "--planted-persistence": PLANTED_PERSISTENCE,
         "--volatility-bar": VOLATILITY_BAR,
     }
-    arguments = [str(part) for pair in options.items() for part in pair]
+    arguments = ["--exit-with-parent", *(str(part) for pair in options.items() for part in pair)]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "daemon.exchange", *arguments, stdout=asyncio.subprocess.PIPE
     )

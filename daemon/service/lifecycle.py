@@ -130,7 +130,9 @@ class Service:
             keys = self.keys
             await self._until(lambda: check_key(settings, keys, self.clock), "what the key may do")
         self._make_runner(listed)
-        around = Surroundings(settings, self.emit, self.clock, self.latch, self.ledger, self.market, listed)
+        around = Surroundings(
+            settings, self.emit, self.clock, self.latch, self.ledger, self.market, listed, self.metrics.order_sent
+        )
         parts = paper_venue(around) if self.keys is None else live_venue(around, self.keys, exchange)
         self._parts = parts
         self.runner.plug(

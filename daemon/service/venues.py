@@ -49,6 +49,7 @@ class Surroundings(NamedTuple):
     ledger: SqlLedger
     market: MarketData
     listed: Listed
+    sent: Callable[[str, int], None]
 
 
 def exchange_of(settings: Settings, keys: ExchangeKeys | None = None) -> Any:
@@ -117,6 +118,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
             secrets=secret,
         ),
     )
+    venue.on_sent = around.sent
     stream = UserStream(
         settings.exchange.ws_api_base or WS_API_URL,
         keys=secret,
