@@ -35,6 +35,8 @@ _PATTERNS = (
     re.compile(r"(://[^/\s:@]+)(:)[^/\s@]+(?=@)"),
 )  # fmt: skip
 
+_SECRET_KEY = re.compile(r"(?i)secret|password|passwd|token|api[_-]?key|apikey|signature|authorization")
+
 Style = Literal["auto", "console", "json"]
 
 
@@ -89,6 +91,8 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
         chain: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
         if as_json:
             chain += [structlog.processors.format_exc_info, _clean_values, _in_order]
+        else:
+            chain += [_clean_values]
         super().__init__(foreign_pre_chain=pre, processors=[*chain, renderer])
 
     def format(self, record: logging.LogRecord) -> str:
@@ -96,13 +100,17 @@ class _Formatter(structlog.stdlib.ProcessorFormatter):
 
 
 def _clean_values(_logger: Any, _name: str, event: "structlog.typing.EventDict") -> "structlog.typing.EventDict":
-    """Clean long texts before they are rendered, so that a cut line is still valid JSON."""
+    """Hide secrets by key, which colours may cut from its value later, and cut long texts so that a line stays JSON."""
     budget = LINE_CHARS_MAX // 2
     for key, value in event.items():
-        if isinstance(value, str) and len(value) > VALUE_CHARS_FREE:
-            text, half = _redact(value), max(budget, VALUE_CHARS_FREE) // 2
-            event[key] = text if len(text) <= 2 * half else f"{text[:half]} … {text[-half:]}"
-            budget -= len(event[key])
+        if not isinstance(value, str):
+            continue
+        text = HIDDEN if _SECRET_KEY.search(key) and value else _redact(value)
+        if len(text) > VALUE_CHARS_FREE:
+            half = max(budget, VALUE_CHARS_FREE) // 2
+            text = text if len(text) <= 2 * half else f"{text[:half]} … {text[-half:]}"
+            budget -= len(text)
+        event[key] = text
     return event
 
 

@@ -100,3 +100,23 @@ def test_setup_twice_keeps_one_handler() -> None:
 
     assert old.getvalue() == ""
     assert len(new.getvalue().splitlines()) == 1
+
+
+def test_colours_hide_nothing() -> None:
+    """On a terminal key and value are torn apart by colours; a secret is hidden all the same."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Terminal()
+    logs.setup(style="auto", level="info", stream=stream)
+    logs.get("ballast").info(
+        "start", api_secret="notregistered123", url="https://x/?signature=abcdef0123", pair="BTC/USDT"
+    )
+
+    text = stream.getvalue()
+    assert "\x1b[" in text
+    assert "BTC/USDT" in text
+    assert "notregistered123" not in text
+    assert "abcdef0123" not in text
