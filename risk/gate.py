@@ -10,6 +10,7 @@ links or a sound book, because the planner slices exits and a stop must get out 
 applies around a price at most ``exit_price_age_ns`` old. State, duplicates, filters, age and free quantity hold as ever.
 """
 
+import msgspec
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
@@ -131,6 +132,15 @@ class Gate:
         """Return a verdict for each intent, in order; approvals take their place in the throttle."""
         batch = _Batch(view, self._throttle.free(view.now_ns))
         return tuple(self._verdict(intent, batch) for intent in intents)
+
+    def venue_allows(self, orders_per_10s: int) -> None:
+        """Take over the venue's own limit on new orders (P6); what was sent so far stays counted."""
+        limits = msgspec.structs.replace(self._limits, venue_orders_per_10s=orders_per_10s)
+        if limits.validate():
+            return
+        state = self._throttle.state()
+        self._throttle = Throttle(limits.orders_per_minute, limits.orders_per_10s)
+        self._throttle.restore(state)
 
     def capacity(self, now_ns: int) -> int:
         """Return how many orders the throttle still lets through now: what a planner need not exceed."""

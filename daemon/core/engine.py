@@ -137,6 +137,8 @@ class Engine:
                 for instrument in event.instruments:
                     if instrument.symbol in self.state.markets:
                         self.state.markets[instrument.symbol].instrument = instrument
+                if event.orders_per_10s:
+                    self.state.gate.venue_allows(event.orders_per_10s)
             case Malformed():
                 self.markets.malformed(event)
             case _:
@@ -154,7 +156,7 @@ class Engine:
             case Denied():
                 return self._denied(event)
             case Command():
-                return self._command(event)
+                return (*self._command(event), *self._persist())  # an operator's word survives a crash right after it
             case Killed():
                 return self._killed(event)
             case Fault():

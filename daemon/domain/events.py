@@ -52,10 +52,14 @@ class Link(msgspec.Struct, frozen=True, tag=True):
 
 
 class Listed(msgspec.Struct, frozen=True, tag=True):
-    """The venue's trading rules for the universe, at start and whenever they are refreshed."""
+    """The venue's trading rules for the universe, at start and whenever they are refreshed.
+
+    ``orders_per_10s`` is the venue's own limit on new orders, 0 where it publishes none.
+    """
 
     instruments: tuple[Instrument, ...]
     ts_ns: int
+    orders_per_10s: int = 0
 
 
 class Restored(msgspec.Struct, frozen=True, tag=True):

@@ -74,12 +74,19 @@ class MarketData:
         Raises ConfigError for a symbol the exchange does not have, Transient when it does not answer.
         """
         wanted = {symbol.replace("/", ""): symbol for symbol in universe}
+        limit = 0
+
+        def parse(answer: object) -> list[object] | Malformed:
+            nonlocal limit
+            limit = wire.orders_per_10s(answer)
+            return _entries(wanted)(answer)
+
         names = "[" + ",".join(f'"{name}"' for name in wanted) + "]"
         try:
-            entries = await self._rest.ask("publicGetExchangeInfo", {"symbols": names}, _entries(wanted))
+            entries = await self._rest.ask("publicGetExchangeInfo", {"symbols": names}, parse)
         except ConfigError:
             # One unknown name spoils the whole answer: only the full list can say which.
-            entries = await self._rest.ask("publicGetExchangeInfo", {}, _entries(wanted))
+            entries = await self._rest.ask("publicGetExchangeInfo", {}, parse)
         found: dict[str, Instrument] = {}
         for entry in entries:
             one = wire.instrument(entry)
@@ -93,7 +100,7 @@ class MarketData:
             )
         keep_markets(self._rest.exchange, entries)
         self._ids = {one.symbol: one.venue_id for one in found.values()}
-        return Listed(tuple(found[symbol] for symbol in universe), self._clock.now_ns())
+        return Listed(tuple(found[symbol] for symbol in universe), self._clock.now_ns(), limit)
 
     async def clock_offset(self) -> int:
         """Measure and return the venue's clock minus ours, ns: the sample with the shortest round trip counts."""

@@ -7,6 +7,7 @@ from daemon.core.planner import client_prefix
 from daemon.domain.errors import Unsafe
 from daemon.domain.events import Event, Link, Listed, Restored, Timer
 from daemon.domain.market import Book, Malformed, RejectReason, Tick
+from daemon.domain.orders import Approved
 from daemon.domain.ports import Emit, Venue
 from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
@@ -135,10 +136,21 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
     return VenueParts(venue, {"orders": venue.run, "user stream": stream.run}, begin)
 
 
+class TimedPaper(PaperVenue):
+    """The paper venue, telling when an order is handed to it."""
+
+    on_sent: Callable[[str, int], None]
+
+    async def send(self, approved: Approved) -> None:
+        """Put an order on its way."""
+        self.on_sent(approved.intent.client_id, self._clock.now_ns())
+        await super().send(approved)
+
+
 def paper_venue(around: Surroundings) -> VenueParts:
     """Return the matching model on live market data: same port, same events, no signed request."""
     settings = around.settings
-    venue = PaperVenue(
+    venue = TimedPaper(
         emit=around.emit,
         clock=around.clock,
         latch=around.latch,
@@ -151,6 +163,8 @@ def paper_venue(around: Surroundings) -> VenueParts:
             latency_ms=settings.paper.latency_ms,
         ),
     )
+
+    venue.on_sent = around.sent
 
     async def begin(restored: Restored) -> None:
         venue.restore(restored)

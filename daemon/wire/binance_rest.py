@@ -190,6 +190,17 @@ class _Symbol(msgspec.Struct):
     spot: bool = msgspec.field(name="isSpotTradingAllowed", default=True)
 
 
+def orders_per_10s(answer: object) -> int:
+    """Return the limit on new orders in ten seconds that an exchangeInfo answer publishes, 0 when it publishes none."""
+    limits = answer.get("rateLimits") if isinstance(answer, dict) else None
+    for one in limits if isinstance(limits, list) else []:
+        if isinstance(one, dict) and one.get("rateLimitType") == "ORDERS" and one.get("interval") == "SECOND":
+            seconds, count = one.get("intervalNum"), one.get("limit")
+            if isinstance(seconds, int) and isinstance(count, int) and seconds > 0 and count > 0:
+                return max(1, count * 10 // seconds)
+    return 0
+
+
 def instrument(entry: object) -> Instrument | Malformed:
     """Return the rules of one ``symbols`` entry of exchangeInfo; without tick, step and minimum it is not tradable by us."""
     try:

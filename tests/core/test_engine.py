@@ -23,6 +23,7 @@ from daemon.domain.events import (
     FetchTrades,
     Killed,
     Link,
+    Listed,
     Persist,
     Reconciled,
     Recorded,
@@ -527,3 +528,13 @@ def test_turnover_of_the_day_counts_fills(share: str) -> None:
     left = only(driver.bar(), Decide).turnover_left
 
     assert left == pytest.approx(1.0 - 0.1 * float(share), abs=0.003)
+
+
+def test_p6_the_venue_s_own_limit_on_orders_is_taken_over() -> None:
+    """0 configured means 80 % of what the venue publishes."""
+    driver = Driver().start()
+    assert driver.engine.state.gate.capacity(driver.now_ns) == 40
+
+    driver.send(Listed((), driver.now_ns, orders_per_10s=100))
+
+    assert driver.engine.state.gate.capacity(driver.now_ns) == 80

@@ -186,3 +186,17 @@ def test_recorded_rules() -> None:
 
     assert len(parsed) > 1000
     assert all(isinstance(one, Instrument) and one.tick > 0 and one.min_notional >= 0 for one in parsed)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ({"rateLimits": [{"rateLimitType": "ORDERS", "interval": "SECOND", "intervalNum": 10, "limit": 100}]}, 100),
+        ({"rateLimits": [{"rateLimitType": "ORDERS", "interval": "DAY", "intervalNum": 1, "limit": 200000}]}, 0),
+        ({"rateLimits": "none"}, 0),
+        ([], 0),
+    ],
+)
+def test_p6_the_order_limit_is_read_from_the_rules(answer: object, expected: int) -> None:
+    """What the venue publishes counts; anything else is no limit at all."""
+    assert expected == wire.orders_per_10s(answer)
