@@ -96,7 +96,7 @@ async def ours(port: int) -> None:
     markets = {one.symbol: (Continuity(one.symbol).accept, BarBuilder(one.symbol, 10**9).on_tick) for one in pairs}
     for accept, _ in markets.values():
         accept.__self__.start(-1)
-    decode = BinanceWire(pairs).decode
+    decode = BinanceWire(pairs, skew_ns_max=0).decode
     meter = Meter()
     bars: list[object] = []
 

@@ -68,7 +68,7 @@ async def engine(port: int, bases: Sequence[str], first_id: int, meter: Callable
     symbols = tuple(one.symbol for one in pairs)
     clock, metrics = Clock(), Metrics(symbols, version="bench", mode="paper")
     core = Engine(config_of(symbols))
-    wire = BinanceWire(pairs)
+    wire = BinanceWire(pairs, skew_ns_max=0)
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder), 10**9, start_ns=clock.now_ns())
         runner = Runner(

@@ -15,6 +15,7 @@ from daemon.domain.market import Bar, BarFlag, Instrument, Malformed, RejectReas
 from daemon.edge.clock import Clock
 from daemon.edge.rest import Rest, keep_markets, make_exchange
 from daemon.wire import binance_rest as wire
+from daemon.wire.binance import AHEAD_NS_MAX
 from daemon.wire.binance_streams import IdSpace
 
 __all__ = ["MarketData", "make_exchange"]
@@ -201,12 +202,17 @@ class MarketData:
         if from_id is not None:
             params["fromId"] = from_id
         recv_ns = self._clock.now_ns()
+        latest_ns = recv_ns + (self.offset_ns or 0) + AHEAD_NS_MAX
         if self._space is IdSpace.AGG_TRADE:
             return await self._rest.ask(
-                "publicGetAggTrades", params, lambda rows: wire.agg_trades(rows, symbol=symbol, recv_ns=recv_ns)
+                "publicGetAggTrades",
+                params,
+                lambda rows: wire.agg_trades(rows, symbol=symbol, recv_ns=recv_ns, latest_ns=latest_ns),
             )
         endpoint = "publicGetTrades" if from_id is None else "publicGetHistoricalTrades"
-        return await self._rest.ask(endpoint, params, lambda rows: wire.trades(rows, symbol=symbol, recv_ns=recv_ns))
+        return await self._rest.ask(
+            endpoint, params, lambda rows: wire.trades(rows, symbol=symbol, recv_ns=recv_ns, latest_ns=latest_ns)
+        )
 
     async def confirm(self, symbol: str) -> Confirmed:
         """Ask for the newest trade, so that silence proves real or not."""

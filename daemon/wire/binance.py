@@ -18,7 +18,9 @@ PRICE_MAX = 1e12
 """No price reaches this; quote units."""
 ID_MAX = 1 << 62
 SKEW_NS_MAX = 60 * 1_000_000_000
-"""A trade whose venue time is further than this from our (offset-corrected) clock is refused, ns."""
+"""A trade older than this by our (offset-corrected) clock is refused, ns."""
+AHEAD_NS_MAX = 10 * 1_000_000_000
+"""The same for a trade from the future: it would close bars that are still open."""
 FOREVER_NS = 10**18  # 31 years: no limit, yet a time of 0 still takes the long way and is refused
 MS_RANGE = (1_000_000_000_000, 10_000_000_000_000)
 US_RANGE = (1_000_000_000_000_000, 10_000_000_000_000_000)
@@ -152,7 +154,7 @@ class BinanceWire:
         When given, frames of ``bookTicker`` streams are put there undecoded (newest per symbol) and ``decode`` answers
         ``Ignored("held")``: conflation before decoding. Decode them later with ``decode_book``.
     skew_ns_max
-        Furthest a trade's venue time may be from our clock, ns; 0 switches the check off (recorded or simulated time).
+        Oldest a trade may be by our clock, ns (the future is bounded closer); 0 switches both off, for recorded time.
 
     Attributes
     ----------
@@ -160,14 +162,15 @@ class BinanceWire:
         Venue clock minus our clock as measured, ns; set by the caller whenever it measures.
     """
 
-    __slots__ = ("_by_venue", "_kinds", "_routes", "_skew_ns_max", "held", "offset_ns")
+    __slots__ = ("_ahead_ns_max", "_behind_ns_max", "_by_venue", "_kinds", "_routes", "held", "offset_ns")
 
     def __init__(
         self, instruments: Iterable[Instrument], *, held: Held | None = None, skew_ns_max: int = SKEW_NS_MAX
     ) -> None:
         self.held = held
         self.offset_ns = 0
-        self._skew_ns_max = skew_ns_max
+        self._behind_ns_max = skew_ns_max or FOREVER_NS
+        self._ahead_ns_max = min(self._behind_ns_max, AHEAD_NS_MAX) if skew_ns_max else FOREVER_NS
         self._by_venue: dict[str, str] = {}
         self._routes: dict[bytes, Route] = {}
         self._kinds: dict[bytes, tuple[Kind, str]] = {}
@@ -212,7 +215,7 @@ class BinanceWire:
 
     def _agg_route(self, symbol: str, venue_id: str) -> Route:
         """Return the decoder of one symbol's aggTrade stream."""
-        limit = self._skew_ns_max or FOREVER_NS
+        oldest, newest = -self._behind_ns_max, self._ahead_ns_max
 
         def route(frame: bytes, recv_ns: int) -> Decoded:
             try:
@@ -225,7 +228,7 @@ class BinanceWire:
                 data.s == venue_id
                 and 0.0 < price < PRICE_MAX
                 and lots > 0
-                and -limit < event_ns - recv_ns - self.offset_ns < limit
+                and oldest < event_ns - recv_ns - self.offset_ns < newest
                 and 0 <= data.a < ID_MAX
                 and 0 <= data.l - data.f < ID_MAX
             ):
@@ -238,7 +241,7 @@ class BinanceWire:
 
     def _trade_route(self, symbol: str, venue_id: str) -> Route:
         """Return the decoder of one symbol's trade stream."""
-        limit = self._skew_ns_max or FOREVER_NS
+        oldest, newest = -self._behind_ns_max, self._ahead_ns_max
 
         def route(frame: bytes, recv_ns: int) -> Decoded:
             try:
@@ -250,7 +253,7 @@ class BinanceWire:
                 data.s == venue_id
                 and 0.0 < price < PRICE_MAX
                 and lots > 0
-                and -limit < event_ns - recv_ns - self.offset_ns < limit
+                and oldest < event_ns - recv_ns - self.offset_ns < newest
                 and 0 <= data.t < ID_MAX
             ):
                 return Tick(symbol, data.t, price, lots, event_ns, recv_ns, data.m)
@@ -303,8 +306,7 @@ class BinanceWire:
             return malformed(RejectReason.BAD_SIZE, f"size {data.q!r}", symbol, recv_ns)
         event_ns = data.T * 1_000_000 if MS_RANGE[0] <= data.T < MS_RANGE[1] else venue_time_ns(data.T)
         skew = event_ns - recv_ns - self.offset_ns
-        limit = self._skew_ns_max
-        if event_ns < 0 or (limit and not -limit < skew < limit):
+        if event_ns < 0 or not -self._behind_ns_max < skew < self._ahead_ns_max:
             return malformed(RejectReason.BAD_TIME, f"trade time {data.T}, received {recv_ns}", symbol, recv_ns)
         if not 0 <= trade_id < ID_MAX:
             return malformed(RejectReason.OUT_OF_ORDER, f"trade id {trade_id}", symbol, recv_ns)

@@ -107,8 +107,8 @@ def klines(
     return tuple(bars)
 
 
-def agg_trades(rows: object, *, symbol: str, recv_ns: int) -> tuple[Tick, ...] | Malformed:
-    """Return the ticks of an aggTrades answer; ids must ascend without a gap."""
+def agg_trades(rows: object, *, symbol: str, recv_ns: int, latest_ns: int = 0) -> tuple[Tick, ...] | Malformed:
+    """Return the ticks of an aggTrades answer; ids must ascend without a gap, none be later than ``latest_ns`` (0: any)."""
     try:
         parsed = msgspec.convert(rows, list[_Agg], strict=False)
     except BROKEN as error:
@@ -117,11 +117,12 @@ def agg_trades(rows: object, *, symbol: str, recv_ns: int) -> tuple[Tick, ...] |
         ((one.a, one.p, one.q, one.T, one.m, max(one.l - one.f + 1, 1)) for one in parsed),
         symbol=symbol,
         recv_ns=recv_ns,
+        latest_ns=latest_ns,
     )
 
 
-def trades(rows: object, *, symbol: str, recv_ns: int) -> tuple[Tick, ...] | Malformed:
-    """Return the ticks of a trades or historicalTrades answer; ids must ascend without a gap."""
+def trades(rows: object, *, symbol: str, recv_ns: int, latest_ns: int = 0) -> tuple[Tick, ...] | Malformed:
+    """Return the ticks of a trades or historicalTrades answer, under the same conditions."""
     try:
         parsed = msgspec.convert(rows, list[_Trade], strict=False)
     except BROKEN as error:
@@ -130,11 +131,12 @@ def trades(rows: object, *, symbol: str, recv_ns: int) -> tuple[Tick, ...] | Mal
         ((one.id, one.price, one.qty, one.time, one.is_buyer_maker, 1) for one in parsed),
         symbol=symbol,
         recv_ns=recv_ns,
+        latest_ns=latest_ns,
     )
 
 
 def _ticks(
-    rows: Iterable[tuple[int, float, str, int, bool, int]], *, symbol: str, recv_ns: int
+    rows: Iterable[tuple[int, float, str, int, bool, int]], *, symbol: str, recv_ns: int, latest_ns: int
 ) -> tuple[Tick, ...] | Malformed:
     """Return checked ticks of (id, price, size text, time, buyer is maker, trades) rows."""
     out: list[Tick] = []
@@ -148,7 +150,7 @@ def _ticks(
             return malformed(RejectReason.BAD_PRICE, f"REST price {price!r}", symbol, recv_ns)
         if lots <= 0:
             return malformed(RejectReason.BAD_SIZE, f"REST size {size!r}", symbol, recv_ns)
-        if event_ns < 0:
+        if event_ns < 0 or (latest_ns and event_ns > latest_ns):
             return malformed(RejectReason.BAD_TIME, f"REST time {stamp}", symbol, recv_ns)
         last_id = number
         out.append(Tick(symbol, number, price, lots, event_ns, recv_ns, sell, count))

@@ -111,6 +111,7 @@ def test_microseconds_are_recognised() -> None:
         (b'"T":1720000000000', b'"T":-5', RejectReason.BAD_TIME),
         (b'"T":1720000000000', b'"T":1720003600000', RejectReason.BAD_TIME),
         (b'"T":1720000000000', b'"T":1719996400000', RejectReason.BAD_TIME),
+        (b'"T":1720000000000', b'"T":1720000020000', RejectReason.BAD_TIME),
         (b'"T":1720000000000', b'"T":99999999999999999999999', RejectReason.BAD_TIME),
         (b'"a":30', b'"a":-30', RejectReason.OUT_OF_ORDER),
         (b'"a":30', b'"a":99999999999999999999999', RejectReason.OUT_OF_ORDER),

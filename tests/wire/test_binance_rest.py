@@ -140,6 +140,15 @@ def test_any_body_is_a_value(body: object) -> None:
         assert isinstance(answer, Malformed) or answer == ()
 
 
+def test_trades_of_the_future_are_refused() -> None:
+    """F27: a trade later than the venue's own clock would close bars that are still open."""
+    at_ns = 1720000000 * 10**9
+    assert not isinstance(wire.agg_trades([AGG], symbol=BTC, recv_ns=9, latest_ns=at_ns), Malformed)
+    answer = wire.agg_trades([AGG], symbol=BTC, recv_ns=9, latest_ns=at_ns - 1)
+    assert isinstance(answer, Malformed)
+    assert answer.reason is RejectReason.BAD_TIME
+
+
 def test_rules_are_plain_decimals() -> None:
     """Filters come out as Decimals without trailing zeros; what is absent is zero."""
     one = wire.instrument(ENTRY)
