@@ -10,9 +10,10 @@ links or a sound book, because the planner slices exits and a stop must get out 
 applies around a price at most ``exit_price_age_ns`` old. State, duplicates, filters, age and free quantity hold as ever.
 """
 
-import msgspec
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
+
+import msgspec
 
 from daemon.domain.events import TradingState
 from daemon.domain.market import NS_PER_MS, NS_PER_S
