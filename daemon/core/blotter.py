@@ -12,15 +12,18 @@ RANK = {
     OrderState.SENDING: 1,
     OrderState.UNKNOWN: 2,
     OrderState.RESOLVING: 3,
-    OrderState.ACKED: 4,
-    OrderState.DENIED: 5,
-    OrderState.NEVER_PLACED: 5,
-    OrderState.REJECTED: 5,
+    OrderState.DENIED: 4,
+    OrderState.NEVER_PLACED: 4,
+    OrderState.REJECTED: 4,
+    OrderState.ACKED: 5,
     OrderState.EXPIRED: 6,
     OrderState.CANCELED: 6,
     OrderState.FILLED: 7,
 }
-"""Later evidence outranks earlier; an update of lower rank is news of the past (F30)."""
+"""Later evidence outranks earlier; an update of lower rank is news of the past (F30).
+
+An order that the venue shows alive outranks every verdict that it never existed (F7, F33): exposure is reserved again.
+"""
 
 UNRESOLVED = frozenset({OrderState.SENDING, OrderState.UNKNOWN, OrderState.RESOLVING})
 LATE_EVIDENCE = UNRESOLVED | {OrderState.NEVER_PLACED, OrderState.DENIED, OrderState.REJECTED}

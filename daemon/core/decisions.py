@@ -102,7 +102,7 @@ class Decisions:
         cancels = [
             Cancel(order.intent.client_id, order.intent.symbol, "its symbol is decided anew")
             for order in state.blotter.live.values()
-            if order.intent.tif is Tif.GTC and order.state == "acked" and not order.intent.exit
+            if order.intent.tif is Tif.GTC and order.state == "acked"
         ]
         left = max(0.0, min(config.turnover_max, config.turnover_max_day - state.turnover_day))
         ask = Decide(

@@ -20,6 +20,7 @@ class Exit:
     attempt: int
     next_ns: int
     serial: int
+    waited: int = 0
 
 
 class Exits:
@@ -42,12 +43,16 @@ class Exits:
         return [self.active[symbol] for symbol in sorted(self.active) if self.active[symbol].next_ns <= now_ns]
 
     def attempted(self, job: Exit, now_ns: int) -> int:
-        """Count one attempt and return its number, never used before in this session."""
-        self._serial += 1
+        """Count one attempt and return its number, never used before: not even by a ledger that was lost (ids derive from it)."""
+        self._serial = max(self._serial + 1, now_ns)
         job.attempt += 1
         job.serial = self._serial
         job.next_ns = now_ns + RUNG_NS
         return self._serial
+
+    def abandon(self, causes: frozenset[Cause]) -> None:
+        """End the exits that began for one of these causes, whatever is left of their positions."""
+        self.active = {symbol: job for symbol, job in self.active.items() if job.cause not in causes}
 
     def finish(self, symbol: str) -> Cause | None:
         """End an exit because the position is gone; return why it had begun."""
