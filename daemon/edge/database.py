@@ -13,7 +13,7 @@ BUSY_S_MAX: Final = 0.2
 
 
 def sqlite_engine(path: Path, *, read_only: bool = False) -> Engine:
-    """Return an engine with one connection: WAL, a sync on every commit, transactions that take the write lock at once."""
+    """Return an engine with one connection: WAL and a sync on every commit."""
     uri = f"sqlite:///file:{quote(str(path.absolute()))}?mode={'ro' if read_only else 'rwc'}&uri=true"
     engine = create_engine(uri, poolclass=StaticPool, connect_args={"timeout": BUSY_S_MAX, "check_same_thread": False})
 
@@ -28,7 +28,8 @@ def sqlite_engine(path: Path, *, read_only: bool = False) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        # Deferred: reading asks for no lock, so it goes on where writing is impossible.
+        connection.exec_driver_sql("BEGIN")
 
     return engine
 

@@ -7,6 +7,7 @@ and asks the guard of an order at the last moment: when a connection is in hand 
 
 import asyncio
 import functools
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +25,9 @@ CONNECTIONS_MAX: Final = 100
 """Connections of one lane; an order beyond them waits, and its age is checked when it gets one."""
 IDLE_S: Final = 55.0
 """How long an unused connection is kept; below the idle limit of the venue's load balancers."""
+
+OnRequest = Callable[[str, str, int], None]
+"""Told (endpoint, outcome, request weight used in this minute) after every request; both words from small sets."""
 
 Guard = Callable[[], str]
 """Returns why a request must not leave, "" when it may."""
@@ -122,12 +126,18 @@ class Lane:
         Shared by the lanes of one account.
     secrets
         Texts that must not appear in any error: key and secret.
+    on_request
+        Told about every request, for metrics.
     """
 
-    def __init__(self, exchange: Any, *, quota: Quota, secrets: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, exchange: Any, *, quota: Quota, secrets: tuple[str, ...] = (), on_request: OnRequest | None = None
+    ) -> None:
         self.exchange = exchange
         self.quota = quota
         self._secrets = secrets
+        self._on_request = on_request
+        exchange.logger.setLevel(logging.INFO)  # its debug lines print the API key
         exchange.on_rest_response = self._on_response
         exchange.verbose = False
         # ccxt repeats failed POSTs when asked to: never for orders.
@@ -150,7 +160,9 @@ class Lane:
             self.exchange.session = aiohttp.ClientSession(connector=connector)
             self.exchange.open()
 
-    async def call(self, request: Callable[[], Awaitable[object]], *, guard: Guard | None = None) -> Answer:
+    async def call(
+        self, endpoint: str, request: Callable[[], Awaitable[object]], *, guard: Guard | None = None
+    ) -> Answer:
         """Make one request and return what arrived; raises nothing but cancellation."""
         call = _Call(guard)
         token = _CALL.set(call)
@@ -165,12 +177,14 @@ class Lane:
         finally:
             _CALL.reset(token)
         self.quota.see(call.reply)
+        if self._on_request is not None:
+            self._on_request(endpoint, outcome_of(call.reply, refused), self.quota.weight_used)
         return Answer(reply=call.reply, left=call.left, refused=refused, error=error)
 
-    async def ask(self, request: Callable[[], Awaitable[object]]) -> Answer:
+    async def ask(self, endpoint: str, request: Callable[[], Awaitable[object]]) -> Answer:
         """Make one request that may wait: first for the end of a ban."""
         await self.quota.wait()
-        return await self.call(request)
+        return await self.call(endpoint, request)
 
     async def close(self) -> None:
         """Close the session."""
@@ -195,3 +209,14 @@ class Lane:
         if call is not None:
             call.reply = Reply(status=code, body=body, headers=dict(headers))
         return body.strip()
+
+
+def outcome_of(reply: Reply, refused: str) -> str:
+    """Return one word for what became of a request: ok, refused, busy, error, no_answer or not_sent."""
+    if refused:
+        return "not_sent"
+    if reply.status in {418, 429}:
+        return "busy"
+    if reply.status >= 500 or not reply.status:
+        return "error" if reply.status else "no_answer"
+    return "ok" if reply.status < 400 else "refused"

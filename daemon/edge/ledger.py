@@ -14,13 +14,13 @@ from typing import Final, TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from daemon.domain.errors import ConfigError
+from daemon.domain.errors import ConfigError, Transient
 from daemon.domain.events import Booked, Persist, Recorded, Restored, Submit
 from daemon.domain.orders import OrderRecord
 from daemon.edge.books import Books
 from daemon.edge.clock import Clock
 from daemon.edge.database import brief
-from daemon.edge.ledger_store import LedgerConfig, Row, Store, Ticket
+from daemon.edge.ledger_store import LedgerConfig, Row, Store, Ticket, Written
 
 __all__ = ["LedgerConfig", "SqlLedger"]
 
@@ -126,6 +126,7 @@ class SqlLedger:
             self._thread.shutdown(wait=False)
 
     # ------------------------------------------------------------------ for reconciliation, readiness and status
+    # Queries raise Transient when the database does not answer.
 
     @property
     def backlog(self) -> int:
@@ -157,31 +158,31 @@ class SqlLedger:
 
     async def books(self) -> Books:
         """Return the balances that follow from the rows written so far."""
-        return await self._run(self._store.books)
+        return await self._read(self._store.books)
 
     async def unfinished(self) -> list[OrderRecord]:
         """Return orders that may still change money; their ``filled`` is what is booked."""
-        return await self._run(self._store.unfinished)
+        return await self._read(self._store.unfinished)
 
     async def known_trades(self, symbol: str, trade_ids: tuple[str, ...]) -> set[str]:
         """Return those of the trade ids that are booked already."""
-        return await self._run(lambda: self._store.known_trades(symbol, trade_ids))
+        return await self._read(lambda: self._store.known_trades(symbol, trade_ids))
 
     async def last_trades(self) -> dict[str, int]:
         """Return the newest numeric trade id booked for each symbol."""
-        return await self._run(self._store.last_trades)
+        return await self._read(self._store.last_trades)
 
     async def find_orders(self, client_ids: tuple[str, ...]) -> dict[str, OrderRecord]:
         """Return the orders known under these client ids."""
-        return await self._run(lambda: self._store.find_orders(client_ids))
+        return await self._read(lambda: self._store.find_orders(client_ids))
 
     async def find_venue_ids(self, symbol: str, venue_ids: tuple[str, ...]) -> dict[str, OrderRecord]:
         """Return the orders of a symbol known under these ids of the venue."""
-        return await self._run(lambda: self._store.find_venue_ids(symbol, venue_ids))
+        return await self._read(lambda: self._store.find_venue_ids(symbol, venue_ids))
 
     async def traded_symbols(self) -> dict[str, int]:
         """Return every symbol an intent was ever made for, with the time of the first one (ns)."""
-        return await self._run(self._store.traded_symbols)
+        return await self._read(self._store.traded_symbols)
 
     # ------------------------------------------------------------------ the thread
 
@@ -191,27 +192,38 @@ class SqlLedger:
     async def _run(self, work: Callable[[], T]) -> T:
         return await self._submit(work)
 
+    async def _read(self, work: Callable[[], T]) -> T:
+        """Run a query; a database that does not answer is a fault that passes."""
+        try:
+            return await self._submit(work)
+        except SQLAlchemyError as error:
+            raise Transient(f"ledger: {brief(error)}") from error
+
     def _drain(self) -> None:
         batch = [self._queue[n] for n in range(min(len(self._queue), BATCH_ROWS_MAX))]
         work = self._submit(lambda: self._store.write(batch))
-        work.add_done_callback(lambda done: self._drained(done, len(batch)))
+        work.add_done_callback(self._drained)
 
-    def _drained(self, work: asyncio.Future[list[tuple[Row, str]]], rows: int) -> None:
-        error = asyncio.CancelledError() if work.cancelled() else work.exception()
-        if error is not None:
-            self._failures += 1
-            pause = min(RETRY_S_MAX, 0.05 * 2 ** min(self._failures, 8))
-            if self._failures in {1, 10, 100} or self._failures % 1_000 == 0:
-                self._log.error("ledger.write_failed", rows=len(self._queue), error=brief(error), retry_s=pause)
-            if not self._closed:
-                asyncio.get_running_loop().call_later(pause, self._again)
-            return
-        self._failures = 0
-        for row, reason in work.result():
+    def _drained(self, work: asyncio.Future[Written]) -> None:
+        if work.cancelled():
+            written = Written(0, (), asyncio.CancelledError())
+        else:
+            failure = work.exception()
+            written = work.result() if failure is None else Written(0, (), failure)
+        for row, reason in written.refused:
             self._log.critical("ledger.row_refused", row=repr(row), error=reason)
-        for _ in range(rows):
+        for _ in range(written.done):
             self._queue.popleft()
-        self._again()
+        if written.error is None:
+            self._failures = 0
+            self._again()
+            return
+        self._failures += 1
+        pause = min(RETRY_S_MAX, 0.05 * 2 ** min(self._failures, 8))
+        if self._failures in {1, 10, 100} or self._failures % 1_000 == 0:
+            self._log.error("ledger.write_failed", rows=len(self._queue), error=brief(written.error), retry_s=pause)
+        if not self._closed:
+            asyncio.get_running_loop().call_later(pause, self._again)
 
     def _again(self) -> None:
         if self._queue and not self._closed:

@@ -2,7 +2,7 @@
 
 import threading
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, Engine, func, insert, select, text, update
@@ -47,6 +47,14 @@ class LedgerConfig(msgspec.Struct, frozen=True, kw_only=True):
     def path(self) -> Path:
         """Return the database file."""
         return self.folder / "ballast.db"
+
+
+class Written(NamedTuple):
+    """How far a write came: rows done, those among them that no table takes (with the reason), and what stopped it."""
+
+    done: int
+    refused: tuple[tuple[Row, str], ...]
+    error: BaseException | None
 
 
 class Ticket:
@@ -267,28 +275,27 @@ class Store:
                 connection.execute(late.values(state=OrderState.DENIED.value, code="commit_late"))
             self._late.clear()
 
-    def write(self, batch: list[Row]) -> list[tuple[Row, str]]:
-        """Write rows in order; return those the database refuses for what they are, with its reason."""
+    def write(self, batch: list[Row]) -> Written:
+        """Write rows in order, in one transaction; singly, to find it, when one of them is at fault itself."""
         connection = self._open_connection()
-        self._deny_late(connection)
         try:
+            self._deny_late(connection)
             self._write_all(connection, batch)
         except StatementError as error:
             if not about_the_row(error):
-                raise
+                return Written(0, (), error)
         else:
             self.healthy = True
-            return []
-        # One bad row must not hold up the others: write them singly to find it.
+            return Written(len(batch), (), None)
         refused: list[tuple[Row, str]] = []
-        for row in batch:
+        for done, row in enumerate(batch):
             try:
                 self._write_all(connection, [row])
-            except StatementError as single:
-                if not about_the_row(single):
-                    raise
-                refused.append((row, brief(single)))
-        return refused
+            except StatementError as error:
+                if not about_the_row(error):
+                    return Written(done, tuple(refused), error)
+                refused.append((row, brief(error)))
+        return Written(len(batch), tuple(refused), None)
 
     def _write_all(self, connection: Connection, batch: list[Row]) -> None:
         """Write rows in one transaction; once it is durable, count the new ones in."""

@@ -21,7 +21,7 @@ from daemon.domain.ports import Emit
 from daemon.edge import binance_account as account
 from daemon.edge.clock import Clock
 from daemon.edge.evidence import Evidence, EvidenceRules
-from daemon.edge.lane import Answer, Lane, Quota
+from daemon.edge.lane import Answer, Lane, OnRequest, Quota
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.outcomes import Act, Outcome, error_code, judge_order
@@ -42,6 +42,8 @@ WATCH_S: Final = 1.0
 IMMEDIATE_NS_MAX: Final = 3_000_000_000
 RESTING_NS_MAX: Final = 8_000_000_000
 """An order without an end is asked for after so long without news: a lost report is found within 10 s (F32)."""
+SYNC_NS: Final = 300_000_000_000
+"""How often the venue's clock is measured again: ours may drift."""
 WATCHED_AT_ONCE: Final = 10
 """Orders asked for in one look; each costs a weight of 4."""
 
@@ -49,13 +51,15 @@ WATCHED_AT_ONCE: Final = 10
 class LiveConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the live venue needs to know besides its parts.
 
-    ``prefix`` begins every client id of this instance; ``secrets`` never appear in a log.
+    ``prefix`` begins every client id of this instance; ``secrets`` never appear in a log; ``on_request`` is told
+    (endpoint, outcome, weight used in this minute) after every request.
     """
 
     prefix: str
     ownership: Ownership
     evidence: EvidenceRules = EvidenceRules()
     secrets: tuple[str, ...] = ()
+    on_request: OnRequest | None = None
 
 
 class LiveVenue:
@@ -92,7 +96,10 @@ class LiveVenue:
         self._log = structlog.get_logger("ballast")
         self._config = config
         self.quota = Quota(clock)
-        lanes = [Lane(exchange_factory(), quota=self.quota, secrets=config.secrets) for _ in range(3)]
+        lanes = [
+            Lane(exchange_factory(), quota=self.quota, secrets=config.secrets, on_request=config.on_request)
+            for _ in range(3)
+        ]
         self.calls = VenueCalls(send=lanes[0], cancel=lanes[1], read=lanes[2], instruments=instruments)
         # Cancels are few and must not queue; the venue's own answers still hold them back.
         self.calls.cancel_lane.exchange.enableRateLimit = False
@@ -149,8 +156,12 @@ class LiveVenue:
 
     async def _watch(self) -> None:
         """Ask for orders that should have ended, and for resting ones now and then."""
+        synced_ns = self._clock.mono_ns()
         while True:
             await asyncio.sleep(WATCH_S)
+            if self._clock.mono_ns() - synced_ns > SYNC_NS:
+                synced_ns = self._clock.mono_ns()
+                await self._sync_clock()
             now = self._clock.now_ns()
             silent = [order for order in self.tracker.live if order.state is OrderState.ACKED and overdue(order, now)]
             for order in sorted(silent, key=lambda one: one.checked_ns)[:WATCHED_AT_ONCE]:
@@ -218,14 +229,17 @@ class LiveVenue:
 
     async def _follow(self, outcome: Outcome) -> None:
         if outcome.act is Act.RESYNC:
-            try:
-                await self.calls.sync_clock()
-            except Transient as error:
-                self._log.warning("orders.clock_not_measured", error=str(error))
+            await self._sync_clock()
         elif outcome.act is Act.STOP:
             self._log.critical("orders.key_refused", code=outcome.code, detail=outcome.detail)
         elif outcome.act is Act.BACK_OFF:
             self.quota.pause(outcome.retry_after_s)
+
+    async def _sync_clock(self) -> None:
+        try:
+            await self.calls.sync_clock()
+        except Transient as error:
+            self._log.warning("orders.clock_not_measured", error=str(error))
 
     def _denied(self, order: Tracked, detail: str) -> None:
         order.state = OrderState.DENIED
@@ -303,7 +317,12 @@ class LiveVenue:
 
         Raises Transient when the venue gives no usable answer.
         """
-        await self.reconciler.run()
+        try:
+            await self.reconciler.run()
+        except Transient:
+            # A clock that has drifted refuses every signed request: measure it before the next attempt.
+            await self._sync_clock()
+            raise
 
     def on_update(self, news: OrderUpdate) -> None:
         """Take news from the user stream."""

@@ -327,7 +327,7 @@ class Reconciler:
     async def _compare(self) -> tuple[tuple[Balance, ...], tuple[Break, ...]]:
         """Compare until nothing moved; a difference must show twice in a row."""
         last: tuple[Break, ...] | None = None
-        seen = 0
+        seen = -1
         balances: tuple[Balance, ...] = ()
         breaks: tuple[Break, ...] = ()
         for attempt in range(SNAPSHOTS_MAX):
@@ -342,10 +342,12 @@ class Reconciler:
             breaks = self._watch(every)
             if not breaks:
                 return balances, ()
-            seen = seen + 1 if breaks == last else 1
+            seen = max(seen, 0) + 1 if breaks == last else 1
             last = breaks
             if seen >= AGREEING:
                 break
+        if seen < 0:
+            raise Transient("reconciliation: account and ledger did not hold still, or the ledger cannot be written")
         return balances, breaks
 
     def _watch(self, breaks: tuple[Break, ...]) -> tuple[Break, ...]:

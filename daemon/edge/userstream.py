@@ -7,6 +7,7 @@ the reading after every (re)subscription.
 import asyncio
 import hashlib
 import hmac
+import logging
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -257,6 +258,8 @@ class UserStream:
         self.broken = 0
         """Frames that could not be read; each is followed by a catch-up at the next reconciliation."""
         self._log = structlog.get_logger("ballast")
+        self._quiet = logging.getLogger("ballast.userstream.frames")
+        self._quiet.setLevel(logging.INFO)  # websockets' debug lines print frames: the first holds key and signature
 
     async def run(self) -> None:
         """Connect, subscribe, read; dial again when it ends. Returns only by cancellation."""
@@ -275,6 +278,7 @@ class UserStream:
                     max_size=FRAME_BYTES_MAX,
                     max_queue=FRAMES_MAX,
                     compression=None,
+                    logger=self._quiet,
                 ) as socket:
                     await self._subscribe(socket)
                     up = True

@@ -42,47 +42,52 @@ class VenueCalls:
         }
         qty, limit = plain(intent.qty), plain(intent.limit)
         return await self.send_lane.call(
-            lambda: exchange.create_order(intent.symbol, "limit", intent.side.value, qty, limit, params), guard=guard
+            "order.place",
+            lambda: exchange.create_order(intent.symbol, "limit", intent.side.value, qty, limit, params),
+            guard=guard,
         )
 
     async def cancel(self, client_id: str, symbol: str) -> Answer:
         """Cancel one order by its client id."""
         exchange: Any = self.cancel_lane.exchange
         return await self.cancel_lane.ask(
-            lambda: exchange.cancel_order(None, symbol, {"origClientOrderId": client_id, "recvWindow": RECV_WINDOW_MS})
+            "order.cancel",
+            lambda: exchange.cancel_order(None, symbol, {"origClientOrderId": client_id, "recvWindow": RECV_WINDOW_MS}),
         )
 
     async def query(self, client_id: str, symbol: str, *, urgent: bool = False) -> account.VenueOrder | None:
         """Return one order by its client id, None when the venue says there is none."""
         lane = self.cancel_lane if urgent else self.read_lane
         exchange: Any = lane.exchange
-        answer = await lane.ask(lambda: exchange.fetch_order(None, symbol, {"clientOrderId": client_id}))
+        answer = await lane.ask("order.query", lambda: exchange.fetch_order(None, symbol, {"clientOrderId": client_id}))
         return account.read_order(answer.reply)
 
     async def query_venue_id(self, venue_id: str, symbol: str) -> account.VenueOrder | None:
         """Return one order by the venue's id."""
         exchange: Any = self.read_lane.exchange
-        answer = await self.read_lane.ask(lambda: exchange.fetch_order(venue_id, symbol))
+        answer = await self.read_lane.ask("order.query", lambda: exchange.fetch_order(venue_id, symbol))
         return account.read_order(answer.reply)
 
     async def open_orders(self, symbol: str | None = None, *, urgent: bool = False) -> list[account.VenueOrder]:
         """Return the open orders of one symbol (weight 6) or of the account (weight 80)."""
         lane = self.cancel_lane if urgent else self.read_lane
         exchange: Any = lane.exchange
-        answer = await lane.ask(lambda: exchange.fetch_open_orders(symbol))
+        answer = await lane.ask("openOrders", lambda: exchange.fetch_open_orders(symbol))
         return account.read_orders(answer.reply)
 
     async def orders_since(self, symbol: str, since_ns: int) -> list[account.VenueOrder]:
         """Return the symbol's orders of any state since a time, ns."""
         exchange: Any = self.read_lane.exchange
         since_ms = since_ns // NS_PER_MS
-        answer = await self.read_lane.ask(lambda: exchange.fetch_orders(symbol, since_ms, PAGE))
+        answer = await self.read_lane.ask("allOrders", lambda: exchange.fetch_orders(symbol, since_ms, PAGE))
         return account.read_orders(answer.reply)
 
     async def trades_of(self, venue_id: str, symbol: str) -> list[account.VenueTrade]:
         """Return the executions of one order."""
         exchange: Any = self.read_lane.exchange
-        answer = await self.read_lane.ask(lambda: exchange.fetch_my_trades(symbol, None, PAGE, {"orderId": venue_id}))
+        answer = await self.read_lane.ask(
+            "myTrades", lambda: exchange.fetch_my_trades(symbol, None, PAGE, {"orderId": venue_id})
+        )
         return account.read_trades(answer.reply)
 
     async def trades_since(self, symbol: str, since_ns: int) -> list[account.VenueTrade]:
@@ -104,19 +109,19 @@ class VenueCalls:
     async def balances(self) -> tuple[Balance, ...]:
         """Return every asset held."""
         exchange: Any = self.read_lane.exchange
-        answer = await self.read_lane.ask(lambda: exchange.private_get_account({"omitZeroBalances": "true"}))
+        answer = await self.read_lane.ask("account", lambda: exchange.private_get_account({"omitZeroBalances": "true"}))
         return account.read_balances(answer.reply)
 
     async def permissions(self) -> account.Permissions:
         """Return what the key may do."""
         exchange: Any = self.read_lane.exchange
-        answer = await self.read_lane.ask(exchange.sapi_get_account_apirestrictions)
+        answer = await self.read_lane.ask("apiRestrictions", exchange.sapi_get_account_apirestrictions)
         return account.read_permissions(answer.reply)
 
     async def sync_clock(self) -> None:
         """Measure the venue's clock and let every lane sign with it. Raises Transient."""
         exchange: Any = self.read_lane.exchange
-        answer = await self.read_lane.ask(exchange.load_time_difference)
+        answer = await self.read_lane.ask("time", exchange.load_time_difference)
         if answer.error:
             raise Transient(f"clock: {answer.error}")
         difference = exchange.options["timeDifference"]
@@ -130,7 +135,7 @@ class VenueCalls:
 
     async def _my_trades(self, params: dict[str, object]) -> list[account.VenueTrade]:
         exchange: Any = self.read_lane.exchange
-        answer = await self.read_lane.ask(lambda: exchange.private_get_mytrades(params))
+        answer = await self.read_lane.ask("myTrades", lambda: exchange.private_get_mytrades(params))
         return account.read_trades(answer.reply)
 
     def symbol_of(self, venue_symbol: str) -> str:

@@ -13,6 +13,8 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from daemon.domain.errors import AlreadyRunning, ConfigError
 from daemon.domain.events import Booked, Flow, Persist, Recorded, Submit
@@ -28,6 +30,7 @@ from daemon.domain.orders import (
     Side,
     Tif,
 )
+from daemon.edge import ledger_rows as rows
 from daemon.edge.books import Books, exactly
 from daemon.edge.clock import Clock
 from daemon.edge.ledger import LedgerConfig, SqlLedger
@@ -440,6 +443,45 @@ async def test_a_row_the_database_refuses_does_not_hold_up_the_rest(ledger: SqlL
 
     assert (await ledger.last_trades()) == {"BTC/USDT": 3}
     assert await ledger.known_trades("BTC/USDT", ("1", "2", "3")) == {"1", "3"}
+
+
+async def test_rows_written_singly_are_not_written_again(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database fails between two single rows: the next attempt goes on where this one stopped."""
+    real, calls = rows.write_row, [0]
+
+    def flaky(connection: Connection, row: rows.Written, book: int) -> bool:
+        calls[0] += 1
+        if calls[0] == 5:  # flow and bad row together, then singly: flow, bad row, and the disk fails
+            raise OperationalError("", {}, Exception("disk I/O error"))
+        return real(connection, row, book)
+
+    monkeypatch.setattr(rows, "write_row", flaky)
+    ledger._idle.clear()  # hold the writer until all rows are queued
+    ledger.record(opening("1"))
+    ledger.record(Booked(fill=make_fill(2, make_intent(1), qty=D("NaN")), flow=None))
+    ledger.record(opening("10"))
+    ledger._again()
+    assert await ledger.flush(5)
+
+    assert (await ledger.books()).cash == D(11)
+    with LedgerReader(ledger.config.path) as reader:
+        assert [flow.amount for flow in reader.flows()] == [D(1), D(10)]
+
+
+async def test_sums_in_memory_are_those_of_the_rows(ledger: SqlLedger, config: LedgerConfig) -> None:
+    """The running totals equal what a reader adds up from the rows, replayed fills included."""
+    ledger.record(opening("1000"))
+    for n in range(20):
+        side = Side.SELL if n % 3 == 2 else Side.BUY
+        for _ in range(2):
+            ledger.record(Booked(fill=make_fill(n, make_intent(n), side=side, price=D(n) + D("0.1")), flow=None))
+    await ledger.flush(5)
+    books = await ledger.books()
+
+    with LedgerReader(config.path) as reader:
+        read = reader.books()
+    assert (books.total, books.cash, books.positions) == (read.total, read.cash, read.positions)
+    assert books.entries == read.entries
 
 
 async def test_killed_process_keeps_what_it_committed(config: LedgerConfig) -> None:

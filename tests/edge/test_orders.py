@@ -1,12 +1,13 @@
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from daemon.domain.events import Denied
+from daemon.domain.errors import Transient
 from daemon.domain.orders import Approved, Fill, OrderUpdate, Side
 from daemon.exchange.config import Limits, SimConfig
 from tests.edge.venue_kit import CLOCK, S_NS, Rig, rig, until
@@ -320,21 +321,50 @@ async def test_missing_executions_are_completed(live: Rig) -> None:
 
 
 async def test_no_secret_in_events_or_logs(
-    live: Rig, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """F70: spoiled answers and refused connections leave neither signature nor key anywhere."""
-    for action in ("cut_after", "html", "truncate"):
-        live.fault(ORDER, action)
-        await live.submit(live.intent())
-    live.venue.calls.send_lane.exchange.urls["api"]["private"] = "http://127.0.0.1:9/api/v3"
-    await live.submit(live.intent())
+    """F70: spoiled answers, refused connections and debug logs leave neither signature nor key anywhere."""
+    logging.getLogger("websockets").setLevel(logging.DEBUG)
+    caplog.set_level(logging.DEBUG)
+    try:
+        async with rig(tmp_path, stream=True) as live:
+            for action in ("cut_after", "html", "truncate"):
+                live.fault(ORDER, action)
+                await live.submit(live.intent())
+            live.fault("GET /api/v3/openOrders", "html", status=500)
+            with pytest.raises(Transient):
+                await live.venue.reconcile()
+            live.venue.calls.send_lane.exchange.urls["api"]["private"] = "http://127.0.0.1:9/api/v3"
+            await live.submit(live.intent())
+            await until(lambda: live.links() == [True])
+            everything = repr(live.events)
+    finally:
+        logging.getLogger("websockets").setLevel(logging.NOTSET)
     printed = capsys.readouterr()
-    everything = repr(live.events) + caplog.text + printed.out + printed.err
+    everything += caplog.text + printed.out + printed.err
 
-    assert live.of(Denied)
+    assert "not_sent" in everything
     assert "signature=" not in everything.replace("signature=[redacted]", "")
     assert "sim-secret" not in everything
     assert "sim-key" not in everything
+
+
+async def test_every_request_is_counted(tmp_path: Path) -> None:
+    """Metrics hear of each request: endpoint, outcome, weight used."""
+    seen: list[tuple[str, str, int]] = []
+    async with rig(tmp_path, on_request=lambda *one: seen.append(one)) as live:
+        await live.submit(live.intent())
+        live.fault(ORDER, "cut")
+        await live.submit(live.intent())
+        live.latch.set("test")
+        await live.submit(live.intent())
+        await live.venue.calls.open_orders()
+
+    assert [one[:2] for one in seen] == [
+        ("time", "ok"), ("order.place", "ok"), ("order.place", "no_answer"), ("order.place", "not_sent"),
+        ("openOrders", "ok"),
+    ]  # fmt: skip
+    assert seen[-1][2] > 0
 
 
 async def test_sell_pays_its_fee_in_quote(live: Rig) -> None:

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.domain.errors import ConfigError
-from daemon.domain.events import Flow
+from daemon.domain.errors import ConfigError, Transient
+from daemon.domain.events import Flow, Reconciled
 from daemon.domain.orders import Fill, OrderUpdate
 from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.reconcile import Ownership, differences, opening_flows, own_share
@@ -160,8 +160,43 @@ async def test_broken_balances_are_no_balances(tmp_path: Path) -> None:
         await live.venue.reconcile()
         for action in ("empty", "html", "broken"):
             live.fault("GET /api/v3/account", action)
-            with pytest.raises(Exception, match="account"):
+            with pytest.raises(Transient, match="account"):
                 await live.venue.reconcile()
+        await live.venue.reconcile()
+
+        assert live.verdict().ok
+
+
+async def test_nothing_compared_is_not_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the ledger cannot be written there is no verdict at all."""
+    monkeypatch.setattr("daemon.edge.reconcile.FLUSH_S", 0.05)
+    monkeypatch.setattr("daemon.edge.reconcile.BETWEEN_S", 0.01)
+    async with rig(tmp_path) as live:
+        await live.venue.reconcile()
+        verdicts = len(live.of(Reconciled))
+        connection = live.ledger._store._connection
+        assert connection is not None
+
+        def only_read(on: int) -> None:
+            connection.exec_driver_sql(f"PRAGMA query_only={on}")
+            connection.commit()
+
+        await live.ledger._run(lambda: only_read(1))
+        live.take(Flow(asset="X", amount=D(1), ours=False, detail="", ts_ns=1))
+        with pytest.raises(Transient, match="hold still"):
+            await live.venue.reconcile()
+        assert len(live.of(Reconciled)) == verdicts
+        await live.venue.cancel_all()
+        await live.ledger._run(lambda: only_read(0))
+        assert await live.ledger.flush(5)
+
+
+async def test_drifted_clock_is_measured_again(tmp_path: Path) -> None:
+    """Signed reads are refused (-1021): no verdict, the clock is measured, the next attempt works."""
+    async with rig(tmp_path) as live:
+        live.venue.calls.read_lane.exchange.options["timeDifference"] = 60_000
+        with pytest.raises(Transient):
+            await live.venue.reconcile()
         await live.venue.reconcile()
 
         assert live.verdict().ok

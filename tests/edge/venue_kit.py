@@ -160,6 +160,7 @@ async def rig(
     ownership: dict[str, Any] | None = None,
     timeout_ms: int = 600,
     limited: bool = False,
+    on_request: Callable[[str, str, int], None] | None = None,
 ) -> AsyncIterator[Rig]:
     """Start a venue (and an exchange unless one is given); stop both at the end.
 
@@ -216,6 +217,7 @@ async def rig(
             ownership=Ownership(quote="USDT", bases=bases, **(ownership or {})),
             evidence=rules or EvidenceRules(misses=3, over_s=0.8, first_wait_s=0.1, last_wait_s=0.4),
             secrets=(KEY, SECRET),
+            on_request=on_request,
         ),
     )
     one = Rig(sim=sim, ledger=ledger, venue=venue, latch=latch, instruments=instruments, restored=restored)
