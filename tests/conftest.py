@@ -18,8 +18,8 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-def pytest_configure() -> None:
-    """Leave no event loop behind for pytest-asyncio to find: closing a stray one is a warning, and warnings are errors."""
+def pytest_collection_finish() -> None:
+    """Say that the main thread has no loop; else pytest-asyncio asks Python 3.11 for one, which is made and leaked."""
     asyncio.set_event_loop(None)
 
 

@@ -28,16 +28,6 @@ class Poll(Protocol):
     def __call__(self, condition: Callable[[], bool], seconds: float = 5.0) -> Awaitable[None]: ...
 
 
-@pytest.fixture(scope="session", autouse=True)
-def no_implicit_loop() -> None:
-    """Close the loop that the looptime plugin makes by asking for one in synchronous tests; nobody else would."""
-    try:
-        asyncio.get_event_loop_policy().get_event_loop().close()
-    except RuntimeError:
-        return
-    asyncio.set_event_loop(None)
-
-
 @pytest.fixture
 async def start() -> AsyncIterator[Starter]:
     """Start exchanges that the test's end stops."""
