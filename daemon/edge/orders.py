@@ -8,6 +8,7 @@ door, the `Tracker`, which passes each execution and each state on once. What an
 import asyncio
 import random
 from collections.abc import Callable, Iterable
+from decimal import Decimal
 from typing import Any, Final
 
 import msgspec
@@ -30,6 +31,8 @@ from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
 from daemon.edge.venue_calls import VenueCalls
 
 CANCEL_ATTEMPTS: Final = 4
+CANCEL_TIMEOUT_MS: Final = 2_000
+"""A cancel without answer is repeated soon; that is harmless."""
 CANCEL_ROUNDS: Final = 6
 """How often `cancel_all` lists what is left and cancels it again."""
 CANCELS_AT_ONCE: Final = 10
@@ -102,7 +105,9 @@ class LiveVenue:
         ]
         self.calls = VenueCalls(send=lanes[0], cancel=lanes[1], read=lanes[2], instruments=instruments)
         # Cancels are few and must not queue; the venue's own answers still hold them back.
-        self.calls.cancel_lane.exchange.enableRateLimit = False
+        cancels = self.calls.cancel_lane.exchange
+        cancels.enableRateLimit = False
+        cancels.timeout = min(cancels.timeout, CANCEL_TIMEOUT_MS)
         self.tracker = Tracker(emit)
         self.on_sent: Callable[[str, int], None] = _nobody
         """Told client id and time (ns UTC) when an order is about to leave, its connection in hand."""
@@ -140,11 +145,16 @@ class LiveVenue:
         Transient
             The venue's clock could not be measured.
         """
-        for lane in (self.calls.send_lane, self.calls.cancel_lane, self.calls.read_lane):
+        for lane in self.calls.lanes:
             lane.open()
-            lane.exchange.set_markets_from_exchange(markets_of)
+        self.set_markets(markets_of)
         self.tracker.restore(restored.orders)
         await self.calls.sync_clock()
+
+    def set_markets(self, markets_of: Any) -> None:
+        """Take over refreshed markets: ccxt writes amounts and prices in the steps of the markets it knows."""
+        for lane in self.calls.lanes:
+            lane.exchange.set_markets_from_exchange(markets_of)
 
     async def run(self) -> None:
         """Do for ever what news has left to do: missing executions, lost reports, orders of an earlier session."""
@@ -335,6 +345,10 @@ class LiveVenue:
         """Take an execution from the user stream."""
         if self.tracker.find(fill.client_id) is not None:
             self.tracker.execution(fill)
+
+    def on_deposit(self, asset: str, amount: Decimal) -> None:
+        """Take from the user stream what came or went without a trade (signed): a flow, not a break."""
+        self.reconciler.deposit(asset, amount)
 
     def on_gap(self) -> None:
         """Note that the user stream is down: what happens now must be fetched."""

@@ -197,6 +197,24 @@ class Reconciler:
         found = await self._snapshot()
         return found is not None and not any(asset in assets for asset, _, _ in found[1])
 
+    def deposit(self, asset: str, amount: Decimal) -> None:
+        """Book a deposit or withdrawal that the venue has told us of; quote is ours when all of it is.
+
+        Before the books are opened it is part of what is there then.
+        """
+        if self._ledger.first_start and not self._opened:
+            return
+        self._emit(
+            Flow(
+                asset=asset,
+                amount=amount,
+                ours=asset == self._ownership.quote and self._ownership.capital == "all",
+                detail="deposit" if amount > 0 else "withdrawal",
+                ts_ns=self._clock.now_ns(),
+            )
+        )
+        self._tracker.changes += 1
+
     # ------------------------------------------------------------------ orders
 
     async def _orders(self) -> int:

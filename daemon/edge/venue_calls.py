@@ -29,6 +29,7 @@ class VenueCalls:
         self.send_lane = send
         self.cancel_lane = cancel
         self.read_lane = read
+        self.lanes = (send, cancel, read)
         self.symbols = {one.venue_id: symbol for symbol, one in instruments.items()}
 
     async def place(self, intent: Intent, guard: Guard) -> Answer:
@@ -130,7 +131,7 @@ class VenueCalls:
 
     async def close(self) -> None:
         """Close all lanes."""
-        for lane in (self.send_lane, self.cancel_lane, self.read_lane):
+        for lane in self.lanes:
             await lane.close()
 
     async def _my_trades(self, params: dict[str, object]) -> list[account.VenueTrade]:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.domain.events import Flow
 from daemon.domain.orders import Fill, OrderState, OrderUpdate
 from daemon.edge.userstream import UserNews, decode, subscription
 from tests.edge.venue_kit import Rig, rig, until
@@ -224,3 +225,18 @@ async def test_order_news_keeps_its_source(live: Rig) -> None:
     updates: list[OrderUpdate] = live.of(OrderUpdate)
 
     assert {news.source for news in updates} <= {"send", "stream"}
+
+
+async def test_deposits_are_flows_not_breaks(live: Rig) -> None:
+    """What the venue says came or went is booked: ours where all quote is ours, external otherwise (F38)."""
+    await live.venue.reconcile()
+    live.sim.users.deposit("USDT", D("12.5"))
+    live.sim.users.deposit("BTC", D("0.1"))
+    live.sim.users.deposit("USDT", D("-2.5"))
+    await until(lambda: len(live.of(Flow)) == 4)
+    await live.venue.reconcile()
+
+    assert [(flow.asset, flow.amount, flow.ours) for flow in live.of(Flow)][1:] == [
+        ("USDT", D("12.5"), True), ("BTC", D("0.1"), False), ("USDT", D("-2.5"), True),
+    ]  # fmt: skip
+    assert live.verdict().ok

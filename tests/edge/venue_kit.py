@@ -229,7 +229,13 @@ async def rig(
         one.stream = UserStream(
             f"ws://127.0.0.1:{sim.port}",
             keys=(KEY, SECRET),
-            sinks=Sinks(update=venue.on_update, fill=venue.on_fill, gap=venue.on_gap, catch_up=venue.catch_up),
+            sinks=Sinks(
+                update=venue.on_update,
+                fill=venue.on_fill,
+                gap=venue.on_gap,
+                catch_up=venue.catch_up,
+                deposit=venue.on_deposit,
+            ),
             emit=one.take,
             clock=CLOCK,
             symbols={rule.venue_id: rule.symbol for rule in instruments.values()},
