@@ -60,6 +60,7 @@ class Continuity:
     __slots__ = (
         "_held",
         "_hold_max",
+        "_known",
         "_refuted",
         "_started",
         "_suspects",
@@ -81,6 +82,7 @@ class Continuity:
         self.spikes = 0
         self.lost = 0
         self._hold_max = hold_max
+        self._known = -1
         self._held: list[Tick] = []
         self._suspects: list[Tick] = []
         self._refuted: dict[int, float] = {}
@@ -89,9 +91,16 @@ class Continuity:
     @property
     def gap(self) -> Span | None:
         """Return the first span of ids that is missing now, None when there is none."""
-        if not self._started or not self._held:
+        if not self._started:
             return None
-        return (self.next_id, self._held[0].id - 1)
+        if self._held:
+            return (self.next_id, self._held[0].id - 1)
+        return (self.next_id, self._known) if 0 <= self.next_id <= self._known else None
+
+    @property
+    def suspecting(self) -> bool:
+        """Return whether the newest tick awaits others that agree with it."""
+        return bool(self._suspects)
 
     @property
     def held(self) -> int:
@@ -103,6 +112,7 @@ class Continuity:
     def start(self, next_id: int, last_price: float = 0.0) -> Irregular:
         """Begin with ``next_id`` (-1: with whatever comes); ticks held so far are released, known ones dropped."""
         self._started = True
+        self._known = -1
         self.next_id = next_id
         self.last_price = last_price
         waiting, self._held = self._held, []
@@ -182,7 +192,7 @@ class Continuity:
 
     def _suspicious(self, tick: Tick) -> bool:
         """Return whether price or id jump further than a market can."""
-        return not _near(tick.price, self.last_price) or tick.id - self.next_id > ID_JUMP_MAX
+        return not near(tick.price, self.last_price) or tick.id - self.next_id > ID_JUMP_MAX
 
     def _spike(self, tick: Tick) -> Malformed:
         """Return the quarantine record of a suspect."""
@@ -197,7 +207,7 @@ class Continuity:
         """Let a tick confirm or refute the suspects before it."""
         suspects = self._suspects
         newest = suspects[-1]
-        if tick.id == newest.id + 1 and _near(tick.price, newest.price):
+        if tick.id == newest.id + 1 and near(tick.price, newest.price):
             suspects.append(tick)
             if len(suspects) < AGREE_TICKS:
                 return NOTHING
@@ -242,7 +252,7 @@ class Continuity:
                 continue  # came by itself meanwhile
             if tick.id > self.next_id:
                 break
-            if not _near(tick.price, self.last_price) and self._refuted.get(tick.id) != tick.price:
+            if not near(tick.price, self.last_price) and self._refuted.get(tick.id) != tick.price:
                 rejected = (self._spike(tick),)
                 break
             self._advance(tick)
@@ -264,6 +274,7 @@ class Continuity:
         if not self._started or self.next_id < 0 or last_id < self.next_id or self._held:
             return None
         self.gaps += 1
+        self._known = max(self._known, last_id)
         return Irregular(fetch=(self.next_id, last_id))
 
     # ------------------------------------------------------------------ helpers
@@ -308,6 +319,6 @@ def _id_of(tick: Tick) -> int:
     return tick.id
 
 
-def _near(price: float, last: float) -> bool:
+def near(price: float, last: float) -> bool:
     """Return whether a price is within the spike factor of ``last`` (everything is, while ``last`` is unknown)."""
     return last == 0.0 or (price < last * SPIKE_FACTOR and price * SPIKE_FACTOR > last)

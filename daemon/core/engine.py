@@ -86,7 +86,7 @@ class Engine:
         state = self.state
         state.now_ns = max(state.now_ns, tick.ts_recv_ns)
         effects = self.markets.tick(tick)
-        hit = state.stops.on_price(tick.symbol, tick.price, tick.ts_recv_ns)
+        hit = state.stops.on_price(tick.symbol, self.markets.believed, tick.ts_recv_ns)
         if hit is not None:
             effects += self.exits.stop(hit) + self._persist()
         if effects:

@@ -34,6 +34,7 @@ class Market:
         "last",
         "last_ns",
         "phase",
+        "price_ns",
         "resync",
         "symbol",
         "ticks",
@@ -50,6 +51,7 @@ class Market:
         self.bar: Bar | None = None
         self.last = 0.0
         self.last_ns = 0
+        self.price_ns = 0
         self.frame_ns = 0
         self.confirmed_ns = 0
         self.confirm_ns = 0

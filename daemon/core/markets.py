@@ -4,7 +4,7 @@ from collections import Counter
 
 from daemon.core.columns import Columns
 from daemon.core.config import EngineConfig
-from daemon.core.continuity import Continuity, Irregular
+from daemon.core.continuity import Continuity, Irregular, near
 from daemon.core.market import Market, Phase
 from daemon.domain.events import (
     Alert,
@@ -28,6 +28,12 @@ STUCK_WAIT_NS = 2 * NS_PER_S
 """How long, at most, a decision waits beyond the grace for a symbol whose bar does not come."""
 QUIET_AGES = 5
 """A symbol silent for this many ``max_age`` is confirmed by REST even between bars."""
+TRADELESS_AGES = 10
+"""The same for one whose book moves but that has not traded: its trades alone may have been lost."""
+SPREAD_MAX = 0.5
+"""A book whose sides are further apart than this part of its mid says nothing about the price."""
+MEND_BARS_MAX = 50
+"""Most closed bars of one symbol that are fetched anew after one repair; a longer hole is stitched from candles anyway."""
 
 
 class Markets:
@@ -44,6 +50,8 @@ class Markets:
         self.up_ns = 0
         self.frame_ns = 0
         self.synced = False
+        self.believed = 0.0
+        """Price of the newest tick, 0.0 when that tick was refused, seen before or not yet believed: stops are judged by it."""
 
     # ------------------------------------------------------------------ live data
 
@@ -54,8 +62,9 @@ class Markets:
         market.ticks += 1
         outcome = market.continuity.accept(tick)
         if outcome is not None:
+            self.believed = _believe(market, tick, outcome)
             return self._irregular(market, outcome, tick.ts_recv_ns)
-        market.last = tick.price
+        self.believed = market.last = tick.price
         market.last_ns = tick.ts_recv_ns
         closed = market.builder.on_tick(tick)
         if closed:
@@ -63,14 +72,17 @@ class Markets:
         return NONE
 
     def book(self, book: Book) -> None:
-        """Take the newest best bid and ask; a crossed book is counted and not kept."""
+        """Take the newest best bid and ask; a crossed or absurd book is counted and not kept."""
         market = self._markets[book.symbol]
         market.frame_ns = book.ts_recv_ns
+        market.book = None
+        mid = (book.bid + book.ask) / 2.0
         if book.bid >= book.ask:
             self.rejected[RejectReason.CROSSED_BOOK] += 1
-            market.book = None
-            return
-        market.book = book
+        elif not near(mid, market.last) or book.ask - book.bid > SPREAD_MAX * mid:
+            self.rejected[RejectReason.PRICE_SPIKE] += 1
+        else:
+            market.book = book
 
     def malformed(self, event: Malformed) -> None:
         """Count what the decoder refused."""
@@ -85,16 +97,29 @@ class Markets:
             market.frozen = True
             first, last = outcome.lost
             effects.append(Alert("trades_lost", f"ids {first}…{last} never came", market.symbol, now_ns))
+        too_late: dict[int, None] = {}
         for place, tick in enumerate(outcome.ready):
             market.last = tick.price
             market.last_ns = now_ns
-            apply = market.builder.on_repaired if place < outcome.repaired else market.builder.on_tick
+            repaired = place < outcome.repaired
+            apply = market.builder.on_repaired if repaired else market.builder.on_tick
+            late = market.builder.late
             closed = apply(tick)
+            if repaired and market.builder.late > late:
+                too_late[tick.ts_event_ns - tick.ts_event_ns % self._config.bar_ns] = None
             if closed:
                 effects.extend(self._closed(market, closed, now_ns))
+        effects.extend(self._mend(market, list(too_late)))
         if outcome.fetch is not None and fetch:
             effects.extend(self._gap(market, *outcome.fetch, now_ns))
         return tuple(effects)
+
+    def _mend(self, market: Market, opens: list[int]) -> list[Effect]:
+        """Ask for the venue's own candles of bars that closed without trades which a repair brought too late."""
+        if opens:
+            market.frozen = True
+        bar_ns = self._config.bar_ns
+        return [FetchBar(market.symbol, open_ns, open_ns + bar_ns) for open_ns in opens[-MEND_BARS_MAX:]]
 
     def _gap(self, market: Market, first: int, last: int, now_ns: int) -> tuple[Effect, ...]:
         self.gaps[market.symbol] += 1
@@ -185,16 +210,22 @@ class Markets:
         self.columns.put(event.bar)
         if market.bar is not None and market.bar.close_ns == event.bar.close_ns:
             market.bar = event.bar
-            market.frozen = False
+            market.frozen = market.builder.gapped
 
     def confirmed(self, event: Confirmed) -> tuple[Effect, ...]:
         """Take REST's word on a silent symbol: nothing missed, or a gap nobody had noticed."""
         market = self._markets[event.symbol]
-        if not event.ok or market.phase is not Phase.LIVE:
+        if not event.ok:
+            return NONE
+        if event.price > 0.0 and near(event.price, market.last):
+            market.last = event.price
+            market.price_ns = event.ts_ns
+        if market.phase is not Phase.LIVE:
             return NONE
         outcome = market.continuity.confirm(event.last_id)
         if outcome is None:
-            market.confirmed_ns = event.ts_ns
+            if market.continuity.gap is None:
+                market.confirmed_ns = event.ts_ns
             return NONE
         return self._irregular(market, outcome, event.ts_ns)
 
@@ -203,8 +234,17 @@ class Markets:
     def link(self, event: Link) -> tuple[Effect, ...]:
         """Note that the stream came up or went down; after a gap in the stream silence is checked by REST."""
         self.up_ns = event.ts_ns if event.up else 0
-        if not event.up:
+        if event.up:
+            return self.doubt(event.ts_ns)
+        for market in self._markets.values():
+            market.book = None  # nobody keeps it current now
+        return NONE
+
+    def doubt(self, now_ns: int) -> tuple[Effect, ...]:
+        """Believe no silence from before now: the stream, or we ourselves, were away; REST is asked what was missed."""
+        if not self.up_ns:
             return NONE
+        self.up_ns = now_ns
         return tuple(ConfirmQuiet(market.symbol) for market in self._markets.values() if market.phase is Phase.LIVE)
 
     def timer(self, event: Timer) -> tuple[Effect, ...]:
@@ -228,18 +268,25 @@ class Markets:
         return tuple(effects) if effects else NONE
 
     def _pass_time(self, market: Market, event: Timer) -> list[Effect]:
-        """Close by time what a live, current symbol did not close by trades; ask REST about a silent one."""
+        """Close by time what a live, current symbol did not close by trades; ask REST about a silent one.
+
+        Since the stream came (back) up, a trade in order or REST's word must have proved that none was missed.
+        """
         config = self._config
         age_ns = event.ts_ns - market.newest_ns
+        proven_ns = max(market.last_ns, market.confirmed_ns)
         due = market.builder.due(event.exchange_ns, config.grace_ns)
-        if due and age_ns <= config.max_age_ns:
+        effects: list[Effect] = []
+        if due and age_ns <= config.max_age_ns and proven_ns >= self.up_ns:
             closed = market.builder.on_time(event.exchange_ns, config.grace_ns)
-            return self._closed(market, closed, event.ts_ns)
+            effects = self._closed(market, closed, event.ts_ns)
+            due = False
         quiet = age_ns > QUIET_AGES * config.max_age_ns
+        quiet = quiet or event.ts_ns - proven_ns > TRADELESS_AGES * config.max_age_ns
         if (due or quiet) and event.ts_ns - market.confirm_ns >= config.max_age_ns:
             market.confirm_ns = event.ts_ns
-            return [ConfirmQuiet(market.symbol)]
-        return []
+            effects.append(ConfirmQuiet(market.symbol))
+        return effects
 
     def passed_ns(self, exchange_ns: int) -> int:
         """Return the close time up to which columns are complete without what has not come by now."""
@@ -247,3 +294,12 @@ class Markets:
             return 0
         wait_ns = self._config.grace_ns + min(self._config.bar_ns // 2, STUCK_WAIT_NS)
         return exchange_ns - wait_ns if exchange_ns else 0
+
+
+def _believe(market: Market, tick: Tick, outcome: Irregular) -> float:
+    """Return the price a tick that was not simply the next one proves, 0.0 when none: behind a gap a price is one still."""
+    if outcome.ready:
+        return outcome.ready[-1].price
+    if outcome.rejected or market.continuity.suspecting or market.last <= 0.0:
+        return 0.0
+    return tick.price if near(tick.price, market.last) else 0.0
