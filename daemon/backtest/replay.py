@@ -82,7 +82,7 @@ class WireDecoder:
     """Binance's decoder as the daemon runs it: universe from ``Listed``, clock offset from ``Timer``, books held."""
 
     def __init__(self) -> None:
-        self._wire = BinanceWire((), held={})
+        self._wire = BinanceWire((), held={}, skew_ns_max=0)
 
     def decode(self, frame: bytes, recv_ns: int) -> Tick | Book | Malformed | Ignored:
         """Decode one frame; book frames are held back, as they were when their conflated event was recorded."""
@@ -94,7 +94,7 @@ class WireDecoder:
             self._wire.offset_ns = event.exchange_ns - event.ts_ns
         elif isinstance(event, Listed):
             offset_ns = self._wire.offset_ns
-            self._wire = BinanceWire(event.instruments, held={})
+            self._wire = BinanceWire(event.instruments, held={}, skew_ns_max=0)
             self._wire.offset_ns = offset_ns
 
 

@@ -5,7 +5,7 @@ it at once; without one, time closes it after the grace. A bar that has closed n
 counted and dropped.
 """
 
-from daemon.domain.market import Bar, BarFlag, Tick
+from daemon.domain.market import LOTS_PER_UNIT, Bar, BarFlag, Tick
 
 NO_BARS: tuple[Bar, ...] = ()
 EMPTY_RUN_MAX = 10_000
@@ -75,6 +75,11 @@ class BarBuilder:
         self._begin(history_end_ns - history_end_ns % self.bar_ns)
         if partial:
             self.mark_gapped()
+
+    @property
+    def gapped(self) -> bool:
+        """Return whether the bar being built lacks trades."""
+        return self._gapped
 
     # ------------------------------------------------------------------ trades
 
@@ -168,7 +173,7 @@ class BarBuilder:
             self._high if traded else price,
             self._low if traded else price,
             price,
-            self._lots,
+            self._lots / LOTS_PER_UNIT,
             self._trades,
             self._first_id,
             self._last_id,

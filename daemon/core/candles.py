@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import fsum
 
 from daemon.domain.market import Bar, BarFlag
 
@@ -10,7 +11,7 @@ def empty_bar(before: Bar, open_ns: int) -> Bar:
     """Return the bar without trades that opens at ``open_ns``, as long as ``before``, at the price it closed with."""
     length = before.close_ns - before.open_ns
     price = before.close
-    return Bar(before.symbol, open_ns, open_ns + length, price, price, price, price, 0, 0, -1, -1, BarFlag.EMPTY)
+    return Bar(before.symbol, open_ns, open_ns + length, price, price, price, price, 0.0, 0, -1, -1, BarFlag.EMPTY)
 
 
 def contiguous(bars: Sequence[Bar], end_ns: int) -> tuple[Bar, ...]:
@@ -58,7 +59,7 @@ def _merge(group: Sequence[Bar]) -> Bar:
         max(bar.high for bar in group),
         min(bar.low for bar in group),
         last.close,
-        sum(bar.lots for bar in group),
+        fsum(bar.volume for bar in group),
         sum(bar.trades for bar in group),
         -1,
         -1,

@@ -89,7 +89,8 @@ class BarFlag(StrEnum):
 class Bar(msgspec.Struct, frozen=True, gc=False, tag=True):
     """One closed bar over ``[open_ns, close_ns)``; immutable.
 
-    ``lots`` is the exact base volume in units of 1e-8; ``first_id``/``last_id`` are -1 where unknown (backfilled, empty).
+    ``volume`` is in base units: the sum of integer lots, rounded once to the nearest float64. ``first_id``/``last_id``
+    are -1 where unknown (backfilled, empty).
     """
 
     symbol: str
@@ -99,16 +100,11 @@ class Bar(msgspec.Struct, frozen=True, gc=False, tag=True):
     high: float
     low: float
     close: float
-    lots: int
+    volume: float
     trades: int
     first_id: int
     last_id: int
     flag: BarFlag
-
-    @property
-    def volume(self) -> float:
-        """Return the base volume as float64."""
-        return self.lots / LOTS_PER_UNIT
 
 
 class Instrument(msgspec.Struct, frozen=True, tag=True):

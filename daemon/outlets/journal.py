@@ -73,7 +73,15 @@ class Lost(msgspec.Struct, frozen=True, tag="lost"):
 
 
 Record = Header | Frame | EffectsHash | Lost | Event
-_Stored = tuple[int, int, bytes] | Header | EffectsHash | Lost | Event
+
+
+class Wide(msgspec.Struct, frozen=True, tag="wide"):
+    """An event that msgpack cannot hold, as JSON."""
+
+    text: bytes
+
+
+_Stored = tuple[int, int, bytes] | Header | EffectsHash | Lost | Wide | Event
 """A frame is stored as the tuple that the hot path made."""
 
 
@@ -211,9 +219,20 @@ class Journal:
         self._whole = self._size
 
     def _block(self, records: list[object]) -> bytes:
-        raw = self._encode(records)
+        try:
+            raw = self._encode(records)
+        except OverflowError:
+            raw = self._encode([self._small(record) for record in records])
         body = self._compress(raw)
         return _BLOCK.pack(_BLOCK_MAGIC, len(body), len(raw), zlib.crc32(body)) + body
+
+    def _small(self, record: object) -> object:
+        """Return a record as it is, or as JSON text when it holds an integer beyond 64 bits (a trade of 2e11 units)."""
+        try:
+            self._encode(record)
+        except OverflowError:
+            return Wide(msgspec.json.encode(record))
+        return record
 
     def _put(self, data: bytes) -> None:
         if self._file is None:
@@ -334,4 +353,11 @@ def read_segment(path: Path) -> Iterator[Record]:
             except (msgspec.DecodeError, zstandard.ZstdError) as error:
                 raise DamagedJournalError(f"{path}: block at byte {at} cannot be read ({error})") from None
             for record in records:
-                yield Frame(*record) if isinstance(record, tuple) else record
+                yield _event(record)
+
+
+def _event(record: _Stored) -> Record:
+    """Return what a stored record stands for."""
+    if isinstance(record, tuple):
+        return Frame(*record)
+    return msgspec.json.decode(record.text, type=Event) if isinstance(record, Wide) else record

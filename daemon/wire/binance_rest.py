@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import msgspec
 
-from daemon.domain.market import Bar, BarFlag, Instrument, Malformed, RejectReason, Tick
+from daemon.domain.market import LOTS_PER_UNIT, Bar, BarFlag, Instrument, Malformed, RejectReason, Tick
 from daemon.wire.binance import ID_MAX, PRICE_MAX, malformed, reason_of, venue_time_ns
 from daemon.wire.binance_streams import BROKEN
 from daemon.wire.lots import lots_of
@@ -103,7 +103,9 @@ def klines(
             )
         last_ns = open_ns
         prices = (row.open, row.high, row.low, row.close)
-        bars.append(Bar(symbol, open_ns, open_ns + interval_ns, *prices, lots, row.trades, -1, -1, flag))
+        bars.append(
+            Bar(symbol, open_ns, open_ns + interval_ns, *prices, lots / LOTS_PER_UNIT, row.trades, -1, -1, flag)
+        )
     return tuple(bars)
 
 

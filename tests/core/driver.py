@@ -117,7 +117,7 @@ class Driver:
         """Return ``count`` flat closed bars up to now, stitched to the next id."""
         price, end = self.prices[symbol], self.now_ns // self.config.bar_ns * self.config.bar_ns
         bars = tuple(
-            Bar(symbol, at, at + self.config.bar_ns, price, price, price, price, 10**8, 1, -1, -1, BarFlag.BACKFILLED)
+            Bar(symbol, at, at + self.config.bar_ns, price, price, price, price, 1.0, 1, -1, -1, BarFlag.BACKFILLED)
             for at in range(end - count * self.config.bar_ns, end, self.config.bar_ns)
         )
         return History(symbol, bars, (), self.ids[symbol], partial=False, ts_ns=self.now_ns)

@@ -18,7 +18,7 @@ def column(n_assets: int, number: int) -> np.ndarray[tuple[int, ...], np.dtype[n
 
 def bar(close_ns: int, price: float) -> Bar:
     """Return a flat bar of one second."""
-    return Bar("X/Y", close_ns - S, close_ns, price, price, price, price, 10**8, 1, 1, 1, BarFlag.LIVE)
+    return Bar("X/Y", close_ns - S, close_ns, price, price, price, price, 1.0, 1, 1, 1, BarFlag.LIVE)
 
 
 @given(st.integers(1, 7), st.integers(0, 30), st.integers(1, 3))

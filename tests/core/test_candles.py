@@ -21,7 +21,7 @@ def test_holes_become_empty_bars() -> None:
 
     assert [one.open_ns // S for one in filled] == [1, 2, 3, 4, 5, 6]
     assert [one.flag is BarFlag.EMPTY for one in filled] == [False, True, True, False, True, True]
-    assert (filled[1].open, filled[1].lots, filled[1].close_ns) == (1.1, 0, 3 * S)
+    assert (filled[1].open, filled[1].volume, filled[1].close_ns) == (1.1, 0.0, 3 * S)
     assert contiguous([], 7 * S) == ()
 
 
@@ -31,12 +31,12 @@ def test_groups_merge_whole_or_not_at_all() -> None:
 
     assert [(one.open_ns // S, one.close_ns // S) for one in coarse] == [(5, 10)]
     assert (coarse[0].open, coarse[0].high, coarse[0].low, coarse[0].close) == (6.0, 10.5, 5.5, 10.1)
-    assert (coarse[0].lots, coarse[0].trades, coarse[0].flag) == (25, 10, BarFlag.BACKFILLED)
+    assert (coarse[0].volume, coarse[0].trades, coarse[0].flag) == (25, 10, BarFlag.BACKFILLED)
 
 
 def test_a_group_of_nothing_is_empty() -> None:
     """Five empty seconds are an empty bar."""
-    parts = [msgspec.structs.replace(bar(number), flag=BarFlag.EMPTY, lots=0, trades=0) for number in range(5)]
+    parts = [msgspec.structs.replace(bar(number), flag=BarFlag.EMPTY, volume=0.0, trades=0) for number in range(5)]
     assert merged(parts, 5 * S)[0].flag is BarFlag.EMPTY
 
 

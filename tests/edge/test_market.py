@@ -1,6 +1,7 @@
 """REST market data through the real ccxt, against the simulated exchange on loopback."""
 
 import asyncio
+import math
 import random
 import subprocess
 import sys
@@ -132,7 +133,7 @@ async def test_history_is_stitched_to_the_stream(sim: SimulatedExchange, space: 
     for bar in ours[100:]:
         other = theirs[bar.open_ns]
         assert (bar.open, bar.high, bar.low, bar.close) == (other.open, other.high, other.low, other.close)
-        assert bar.lots == other.lots
+        assert bar.volume == other.volume
         compared += bar.flag is BarFlag.LIVE
 
     assert compared >= 2
@@ -177,7 +178,7 @@ async def test_candle_of_a_closed_bar(bench: Bench) -> None:
 
     assert taken.bar is not None
     assert taken.bar.flag is BarFlag.REPAIRED
-    assert (taken.bar.open_ns, taken.bar.close, taken.bar.lots) == (bars[2].open_ns, bars[2].close, bars[2].lots)
+    assert (taken.bar.open_ns, taken.bar.close, taken.bar.volume) == (bars[2].open_ns, bars[2].close, bars[2].volume)
     assert absent.bar is None
 
 
@@ -193,10 +194,10 @@ async def test_intervals_the_venue_lacks_are_merged(sim: SimulatedExchange) -> N
     assert all(bar.open_ns % (5 * S) == 0 and bar.close_ns == bar.open_ns + 5 * S for bar in history.bars)
     for bar in history.bars[-50:]:
         parts = [part for part in seconds if bar.open_ns <= part.open_ns < bar.close_ns]
-        assert bar.lots == sum(part.lots for part in parts)
+        assert bar.volume == pytest.approx(math.fsum(part.volume for part in parts), rel=1e-15)
         assert (bar.open, bar.close) == (parts[0].open, parts[-1].close)
     assert one.bar is not None
-    assert one.bar.lots == history.bars[50].lots
+    assert one.bar.volume == history.bars[50].volume
 
 
 async def test_training_history_and_days(bench: Bench) -> None:

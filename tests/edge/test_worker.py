@@ -153,7 +153,7 @@ def bars(at: int, price: float = 100.0) -> tuple[Bar, ...]:
     return tuple(
         Bar(
             symbol=symbol, open_ns=close_ns - BAR_NS, close_ns=close_ns, open=price, high=price, low=price, close=price,
-            lots=10**8, trades=3, first_id=1, last_id=3, flag=BarFlag.LIVE,
+            volume=1.0, trades=3, first_id=1, last_id=3, flag=BarFlag.LIVE,
         )
         for symbol in SYMBOLS
     )  # fmt: skip

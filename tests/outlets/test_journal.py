@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.domain.events import Action, Command, Event, Flow, Timer
+from daemon.domain.events import Action, Command, Event, Flow, Repair, Timer
+from daemon.domain.market import Tick
 from daemon.outlets import journal as recorder
 from daemon.outlets.journal import DamagedJournalError, EffectsHash, Frame, Header, Journal, Lost, read_journal, runs
 
@@ -219,3 +220,18 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     assert [record.count for record in records if isinstance(record, Lost)] == [105]
     assert records[-1] == Timer(2, 2)
     assert [record.segment for record in records if isinstance(record, Header)] == [0, 1]
+
+
+def test_sizes_beyond_64_bits_are_kept(tmp_path: Path) -> None:
+    """A trade of 3e11 units (PEPE, SHIB) has more lots than msgpack's integers hold: it is recorded all the same."""
+    huge = Tick("PEPE/USDT", 1, 1e-5, 3 * 10**19, 1, 1, sell=False)
+    event = Repair("PEPE/USDT", 1, 1, (huge,), ok=True, detail="", ts_ns=1)
+    journal = Journal(tmp_path, 10**7, start_ns=1)
+    journal.add_event(event)
+    journal.add_frame(1, 0, b"x")
+    journal.close()
+
+    _, first, second = read_journal(tmp_path)
+
+    assert first == event
+    assert second == Frame(1, 0, b"x")

@@ -343,7 +343,7 @@ def test_recorded_day_is_exact(base: str) -> None:
     assert sum(kinds.values()) == frames
     assert continuity.gaps == continuity.duplicates == continuity.spikes == 0
     assert [bar.flag for bar in bars] == [BarFlag.GAPPED, *[BarFlag.LIVE] * (len(bars) - 1)]
-    assert {bar.open_ns // (60 * 10**9): Decimal(bar.lots) / LOTS_PER_UNIT for bar in bars} == volumes
+    assert {bar.open_ns // (60 * 10**9): Decimal(repr(bar.volume)) for bar in bars} == volumes
     for bar in bars:
         inside = prints[bar.open_ns // (60 * 10**9)]
         expected = tuple(float(price) for price in (inside[0], max(inside), min(inside), inside[-1]))
