@@ -12,10 +12,15 @@ from daemon.domain.market import NS_PER_S
 from daemon.domain.orders import Fill
 from daemon.outlets.api import Reason
 from daemon.outlets.metrics import Snapshot
+from daemon.service.training import TRAINABLE
 from daemon.settings import Settings, redacted
 
 KEPT = 1_000
+UNMADE = frozenset({"no_model", "worker_down", "deadline", "warming_up"})
+"""Outcomes that mean a due decision was not made."""
 LAG_S_MAX = 2.0
+NOT_MADE = frozenset({"not_ready", "no_model", "worker_down", "deadline", "warming_up"})
+"""Outcomes of a decision that was due and not made."""
 
 
 class Desk:
@@ -30,6 +35,7 @@ class Desk:
         self._settings = settings
         self._engine = engine
         self._facts = facts
+        self._began_ns = facts.now_ns()
         self._steps: deque[Step] = deque(maxlen=KEPT)
         self._fills: deque[Fill] = deque(maxlen=KEPT)
         self._alerts: deque[Alert] = deque(maxlen=KEPT)
@@ -79,19 +85,26 @@ class Desk:
         return reasons
 
     def _overdue(self) -> str:
-        """Return why the last due decision counts as not made, "" when it was."""
-        decisions, state = self._engine.decisions, self._engine.state
-        bar_ns = self._engine.config.bar_ns * self._engine.config.rebalance_every
+        """Return why the last due decision counts as not made, or the next one cannot be; "" when all is well."""
+        engine = self._engine
+        decisions, state, config = engine.decisions, engine.state, engine.config
         if state.paused:
             return ""
+        if not decisions.up:
+            return "no worker is up"
+        if self._settings.forecast.model in TRAINABLE and not state.model:
+            return "no model yet: training, or see the log"
         last = decisions.last
-        if last is None:
-            return "no decision has been made yet"
-        if last.outcome in {"no_model", "worker_down", "deadline", "warming_up"}:
+        if last is not None and last.outcome in UNMADE:
             return f"{last.outcome}: {last.detail}"
-        age_ns = state.now_ns - state.offset_ns - last.close_ns
-        late_ns = bar_ns + 2 * self._engine.config.decision_deadline_ns + self._engine.config.grace_ns
-        return f"the last decision is {age_ns / NS_PER_S:.0f} s old" if age_ns > bar_ns + late_ns else ""
+        now_ns = state.now_ns - state.offset_ns
+        slack_ns = config.grace_ns + 2 * config.decision_deadline_ns
+        if decisions.last_close_ns and now_ns - decisions.last_close_ns > config.bar_ns + slack_ns:
+            return f"the newest bar closed {(now_ns - decisions.last_close_ns) / NS_PER_S:.0f} s ago"
+        every_ns = config.bar_ns * config.rebalance_every
+        if last is not None and now_ns - last.close_ns > every_ns + slack_ns:
+            return f"the last decision is {(now_ns - last.close_ns) / NS_PER_S:.0f} s old"
+        return ""
 
     # ------------------------------------------------------------------ reads
 
@@ -119,7 +132,6 @@ class Desk:
             "last_bar_close_ns": self._engine.decisions.last_close_ns,
             "ts_ns": state.now_ns,
             "version": self._facts.version,
-            "ui": self._settings.ui.listen,
             "alerts": [msgspec.to_builtins(alert) for alert in list(self._alerts)[-10:]],
         }
 
