@@ -247,6 +247,13 @@ class Daemon:
             cwd=REPO, env=self.env, capture_output=True, text=True, timeout=timeout_s, check=False,
         )  # fmt: skip
 
+    def cli_plain(self, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+        """Run a command that takes no configuration."""
+        return subprocess.run(
+            [sys.executable, "-m", "daemon", *arguments],
+            cwd=REPO, env=bare(), capture_output=True, text=True, timeout=timeout_s, check=False,
+        )  # fmt: skip
+
     def tell(self, *arguments: str) -> Tree:
         """Run a one-shot command that must succeed; return its JSON document."""
         done = self.cli(*arguments, "--json")
@@ -320,7 +327,7 @@ class Daemon:
     def wait_decisions(self, count: int, timeout_s: float = 60.0) -> list[Tree]:
         """Wait for a number of decisions of this start."""
         return until(
-            lambda: rows if len(rows := self.decisions()) >= count else [],
+            lambda: made if len(made := self.decisions()) >= count else [],
             timeout_s=timeout_s, what=f"{count} decisions", why=self.tail,
         )  # fmt: skip
 
