@@ -18,8 +18,9 @@ LOOP_LAG = "loop_lag"
 BREAK = "reconcile_break"
 FAULT = "fault"
 KEY_REFUSED = "key_refused"
+SECOND_WRITER = "second_writer"
 
-LIFTED_BY_RESUME = frozenset({DRAWDOWN, OPERATOR_REDUCE, OPERATOR_FLATTEN, FAULT, KEY_REFUSED})
+LIFTED_BY_RESUME = frozenset({DRAWDOWN, OPERATOR_REDUCE, OPERATOR_FLATTEN, FAULT, KEY_REFUSED, SECOND_WRITER})
 """Latched causes that ``resume`` lifts; the kill latch is lifted on the host alone."""
 
 LATCHED = LIFTED_BY_RESUME | {KILL}
@@ -68,12 +69,12 @@ class Causes:
         """Return the active causes, worst first, then by name."""
         return tuple(sorted(self._active, key=lambda name: (-SEVERITY[self._active[name]], name)))
 
-    def latched(self) -> dict[str, str]:
+    def latched(self) -> dict[str, TradingState]:
         """Return the causes that survive a restart."""
-        return {name: str(state) for name, state in sorted(self._active.items()) if name in LATCHED}
+        return {name: state for name, state in sorted(self._active.items()) if name in LATCHED}
 
-    def restore(self, latched: dict[str, str]) -> None:
+    def restore(self, latched: dict[str, TradingState]) -> None:
         """Take over the causes that were latched when the last session ended."""
         for name, state in latched.items():
             if name in LATCHED:
-                self._active[name] = TradingState(state)
+                self._active[name] = state

@@ -28,7 +28,8 @@ class Decisions:
         self._pending: list[Bar] = []
         self._asked: Decide | None = None
         self._barrier_ns = 0
-        self._count = 0
+        self._turn = 0
+        self._begun = False
         self.seq = 0
         self.up = False
         self.reseed = True
@@ -78,14 +79,17 @@ class Decisions:
             self.reseed = True
         close_ns = done[-1][0]
         self.last_close_ns = close_ns
+        # Turns are counted from the epoch, not from the start: a restart does not move them, and a backtest has the same.
+        turn = close_ns // (self._config.bar_ns * self._config.rebalance_every)
+        due = turn != self._turn or not self._begun
+        self._turn = turn
         if exchange_ns - close_ns >= self._config.bar_ns:
             return NONE  # history, or catching up after an outage
-        self._count += 1
         self._barrier_ns = state.now_ns
         effects: tuple[Effect, ...] = NONE
         if self.reseed or self._columns.amended:
             effects = self._seed() if self.up else NONE
-        if self._count % self._config.rebalance_every:
+        if not due:
             return effects
         return effects + self._ask(close_ns)
 
@@ -123,6 +127,7 @@ class Decisions:
             deadline_ns=now_ns + config.decision_deadline_ns,
         )
         self._pending.clear()
+        self._begun = True
         self._asked = ask
         return (*cancels, ask)
 

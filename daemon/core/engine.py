@@ -11,6 +11,7 @@ from daemon.core.decisions import Decisions
 from daemon.core.exitdesk import ExitDesk
 from daemon.core.markets import Markets
 from daemon.core.memory import recall, remember
+from daemon.core.orderdesk import OrderDesk
 from daemon.core.state import State
 from daemon.core.submit import known_or_nan
 from daemon.domain.events import (
@@ -33,9 +34,7 @@ from daemon.domain.events import (
     Listed,
     Persist,
     Reconciled,
-    Recorded,
     Repair,
-    Resolve,
     Restored,
     StateChanged,
     Timer,
@@ -45,12 +44,17 @@ from daemon.domain.events import (
 )
 from daemon.domain.events import CancelAll as CancelAllOrders
 from daemon.domain.market import NS_PER_S, Book, Malformed, Tick
-from daemon.domain.orders import Cause, Fill, OrderState, OrderUpdate
+from daemon.domain.orders import Cause, Fill, OrderUpdate
 from risk.money import ZERO, exact
 
 NONE: tuple[Effect, ...] = ()
 LOSS_EVERY_NS = NS_PER_S
 DAY_NS = 86_400 * NS_PER_S
+LAG_CLEAR_NS = 5 * NS_PER_S
+"""How long time must pass evenly again before a lagging loop is forgiven."""
+PAUSE_NS = 10 * NS_PER_S
+"""Away for longer than this (a suspended machine), ledger and venue are compared before exposure may grow (F45)."""
+WOUND_UP = frozenset({Cause.FLATTEN, Cause.DRAWDOWN})
 STALE_SHARE = 5
 """More than one in this many symbols stale is a reason not to be ready."""
 
@@ -64,8 +68,12 @@ class Engine:
         self.state = State(config)
         self.markets = Markets(config, self.state.markets)
         self.exits = ExitDesk(config, self.state)
+        self.orders = OrderDesk(config, self.state, self.exits)
         self.decisions = Decisions(config, self.state, self.markets.columns)
         self._losses_ns = 0
+        self._timer_ns = 0
+        self._lag_until_ns = 0
+        self._woke_ns = 0
         self._shown: tuple[TradingState, tuple[str, ...]] = (self.state.causes.state, self.state.causes.names)
         self._remembered = ""
 
@@ -121,7 +129,7 @@ class Engine:
             case Timer():
                 return self._timer(event)
             case History():
-                return self.markets.history(event)
+                return self.markets.history(event) + self.exits.position_changed(event.symbol)
             case Repair():
                 return self.markets.repair(event)
             case Candle():
@@ -129,7 +137,9 @@ class Engine:
             case Candles():
                 self._candles(event)
             case Confirmed():
-                return self.markets.confirmed(event)
+                effects = self.markets.confirmed(event)
+                hit = self.state.stops.on_price(event.symbol, self.markets.believed, event.ts_ns)
+                return effects if hit is None else effects + self.exits.stop(hit) + self._persist()
             case Link():
                 self.state.links[event.feed] = event.up
                 return self.markets.link(event) if event.feed == "market" else NONE
@@ -148,13 +158,13 @@ class Engine:
     def _other_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901, PLR0911 - one case per event
         match event:
             case OrderUpdate():
-                return self._order(event)
+                return self.orders.update(event)
             case Fill():
-                return self._fill(event)
+                return self.orders.fill(event)
             case Decided():
                 return self.decisions.decided(event)
             case Denied():
-                return self._denied(event)
+                return self.orders.denied(event)
             case Command():
                 return (*self._command(event), *self._persist())  # an operator's word survives a crash right after it
             case Killed():
@@ -183,7 +193,7 @@ class Engine:
     def _timer(self, event: Timer) -> tuple[Effect, ...]:
         state = self.state
         state.offset_ns = event.ts_ns - event.exchange_ns
-        effects = self.markets.timer(event)
+        effects = self._lag(event.ts_ns) + self.markets.timer(event)
         offset_bad = abs(state.offset_ns) > self.config.limits.max_clock_offset_ns
         state.causes.keep(cause.CLOCK, TradingState.REDUCING, active=offset_bad)
         state.causes.keep(cause.REST_DOWN, TradingState.REDUCING, active=not state.links["rest"])
@@ -191,9 +201,23 @@ class Engine:
         state.causes.keep(cause.STALE_FEED, TradingState.REDUCING, active=bool(self.silence()))
         if event.ts_ns - self._losses_ns >= LOSS_EVERY_NS:
             self._losses_ns = event.ts_ns
-            effects += self._losses(event.ts_ns) + self._persist()
+            effects += self._losses(event.ts_ns) + self.orders.withdraw(event.ts_ns) + self._persist()
         effects += self.decisions.timer(event.ts_ns)
         return effects + self.exits.timer(event.ts_ns)
+
+    def _lag(self, now_ns: int) -> tuple[Effect, ...]:
+        """Notice that time jumped: what came meanwhile waits unread, so nothing from before is believed (F45, F52)."""
+        state, bound_ns = self.state, self.config.lag_max_ns
+        gap_ns = now_ns - self._timer_ns if self._timer_ns else 0
+        self._timer_ns = now_ns
+        effects: tuple[Effect, ...] = NONE
+        if bound_ns and gap_ns > bound_ns and cause.STARTING not in state.causes:
+            self._lag_until_ns = now_ns + LAG_CLEAR_NS
+            self._woke_ns = now_ns if gap_ns > PAUSE_NS else self._woke_ns
+            effects = self.markets.doubt(now_ns)
+        lagging = now_ns < self._lag_until_ns or state.reconciled_ns < self._woke_ns
+        state.causes.keep(cause.LOOP_LAG, TradingState.REDUCING, active=lagging)
+        return effects
 
     def silence(self) -> str:
         """Return why the market data as a whole cannot be trusted, "" when it can."""
@@ -214,20 +238,30 @@ class Engine:
         if now_ns // DAY_NS != state.day:
             state.day = now_ns // DAY_NS
             state.turnover_day = 0.0
-        equity = state.equity()
-        if equity is None or equity <= 0 or cause.STARTING in state.causes:
+        if cause.STARTING in state.causes:
             return NONE
+        effects = self._wind_up(now_ns)
+        equity = state.equity()
+        if equity is None or equity <= 0:
+            return effects
         state.losses = state.drawdown.update(equity, now_ns)
         state.causes.keep(cause.DAILY_LOSS, TradingState.REDUCING, active=state.losses.daily_loss_hit)
-        if not state.losses.drawdown_hit:
-            return NONE
+        if not state.losses.drawdown_hit or cause.DRAWDOWN in state.causes:
+            return effects
+        state.causes.put(cause.DRAWDOWN, TradingState.REDUCING)
+        detail = f"drawdown {state.losses.drawdown:.1%} reached the limit: everything is sold, then trading halts"
+        alert = Alert("drawdown", detail, "", now_ns)
+        return (*effects, alert, CancelAllOrders("drawdown"), *self.exits.all(Cause.DRAWDOWN, now_ns))
+
+    def _wind_up(self, now_ns: int) -> tuple[Effect, ...]:
+        """After a drawdown: REDUCING while anything can still be sold or bought, HALTED when flat (A9)."""
+        state = self.state
         if cause.DRAWDOWN not in state.causes:
-            state.causes.put(cause.DRAWDOWN, TradingState.REDUCING)
-            detail = f"drawdown {state.losses.drawdown:.1%} reached the limit: everything is sold, then trading halts"
-            return (Alert("drawdown", detail, "", now_ns), *self.exits.all(Cause.DRAWDOWN, now_ns))
-        if not state.account.positions or not self.exits.busy(Cause.DRAWDOWN):
-            state.causes.put(cause.DRAWDOWN, TradingState.HALTED)
-        return NONE
+            return NONE
+        begun = self.exits.begin(Cause.DRAWDOWN, now_ns)
+        going = bool(state.exits.active or state.blotter.live)
+        state.causes.put(cause.DRAWDOWN, TradingState.REDUCING if going else TradingState.HALTED)
+        return begun
 
     def _candles(self, event: Candles) -> None:
         if event.interval_ns == DAY_NS:
@@ -236,71 +270,6 @@ class Engine:
             return
         self.exits.candles(event)
 
-    # ------------------------------------------------------------------ orders
-
-    def _order(self, news: OrderUpdate) -> tuple[Effect, ...]:
-        order = self.state.blotter.update(news)
-        if order is None:
-            return NONE
-        effects: tuple[Effect, ...] = (Recorded(news),)
-        if news.state is OrderState.UNKNOWN:
-            effects += (Resolve(news.client_id, news.symbol, order.intent.ts_ns),)
-        if news.state is OrderState.REJECTED and news.code in KEY_CODES:
-            self.state.causes.put(cause.KEY_REFUSED, TradingState.HALTED)
-            effects += (Alert("key_refused", f"the venue refused our key ({news.code})", "", news.ts_ns),)
-        return effects
-
-    def _fill(self, fill: Fill) -> tuple[Effect, ...]:
-        state = self.state
-        order = state.blotter.find(fill.client_id)
-        if order is None or not state.account.book(fill):
-            return NONE
-        order = state.blotter.fill(fill)
-        equity = state.equity()
-        if equity is not None and equity > 0:
-            share = float(fill.qty * fill.price / equity)
-            state.turnover_day += share
-            state.turnover_total += share
-        effects: tuple[Effect, ...] = (Booked(fill, None),)
-        if order is not None and order.state is OrderState.FILLED:
-            effects += (Recorded(self._filled(fill)),)
-        return effects + self.exits.position_changed(fill.symbol)
-
-    def _filled(self, fill: Fill) -> OrderUpdate:
-        order = self.state.blotter.find(fill.client_id)
-        booked = order.booked if order is not None else fill.qty
-        return OrderUpdate(
-            client_id=fill.client_id,
-            symbol=fill.symbol,
-            state=OrderState.FILLED,
-            venue_id=fill.venue_id,
-            filled=booked,
-            code="",
-            source=fill.source,
-            ts_ns=self.state.now_ns,
-        )
-
-    def _denied(self, event: Denied) -> tuple[Effect, ...]:
-        effects: list[Effect] = []
-        for client_id in event.client_ids:
-            order = self.state.blotter.find(client_id)
-            if order is None:
-                continue
-            news = OrderUpdate(
-                client_id=client_id,
-                symbol=order.intent.symbol,
-                state=OrderState.DENIED,
-                venue_id="",
-                filled=ZERO,
-                code=event.detail,
-                source="send",
-                ts_ns=event.ts_ns,
-            )
-            if self.state.blotter.update(news) is not None:
-                effects.append(Recorded(news))
-        effects.append(Alert("denied", f"{len(event.client_ids)} orders not sent: {event.detail}", "", event.ts_ns))
-        return tuple(effects)
-
     # ------------------------------------------------------------------ start, reconciliation, flows
 
     def _restored(self, event: Restored) -> tuple[Effect, ...]:
@@ -308,13 +277,18 @@ class Engine:
         state.epoch = event.epoch
         state.account.restore(event.cash, event.positions, event.entries, event.fill_keys)
         state.blotter.restore(event.orders)
-        recall(state, event.state_json)
+        effects: tuple[Effect, ...] = NONE
+        try:
+            recall(state, event.state_json)
+        except ValueError as error:
+            state.causes.put(cause.FAULT, TradingState.HALTED)
+            effects = (Alert("memory_lost", f"peaks, stops and latches cannot be read: {error}", "", event.ts_ns),)
         remembered = {one.symbol for one in state.stops.snapshot().guarded} | {one.symbol for one in state.stops.hits()}
         for symbol in sorted(remembered - state.account.positions.keys()):
             state.stops.set_position(symbol, ZERO, 0.0)
         for symbol, qty in state.account.positions.items():
             state.stops.set_position(symbol, qty, state.account.entries.get(symbol, 0.0))
-        return NONE
+        return effects
 
     def _reconciled(self, event: Reconciled) -> tuple[Effect, ...]:
         state = self.state
@@ -324,8 +298,10 @@ class Engine:
         if event.ok:
             state.causes.drop(cause.STARTING)
             return NONE
+        if not event.breaks:
+            state.causes.put(cause.SECOND_WRITER, TradingState.HALTED)
         what = "; ".join(f"{asset}: ledger {ours}, exchange {theirs}" for asset, ours, theirs in event.breaks)
-        return (Alert("reconcile_break", what or "orders differ", "", event.ts_ns),)
+        return (Alert("reconcile_break", what or "orders with our prefix that are not ours", "", event.ts_ns),)
 
     def _flow(self, event: Flow) -> tuple[Effect, ...]:
         if event.ours:
@@ -334,6 +310,8 @@ class Engine:
                 value *= exact(self.state.price(f"{event.asset}/{self.config.quote}"))
             self.state.drawdown.flow(value, known_or_nan(self.state.equity()))
             self.state.account.flow(event.asset, event.amount)
+            if event.asset != self.config.quote:
+                self.exits.position_changed(f"{event.asset}/{self.config.quote}")  # no position is ever without a stop
         return (Booked(None, event),)
 
     # ------------------------------------------------------------------ people
@@ -348,6 +326,7 @@ class Engine:
                 if cause.DRAWDOWN in state.causes:
                     state.drawdown.rearm()
                 state.causes.resume()
+                state.exits.abandon(WOUND_UP)
             case Action.REDUCE_ONLY:
                 state.causes.put(cause.OPERATOR_REDUCE, TradingState.REDUCING)
             case Action.FLATTEN:
@@ -373,7 +352,8 @@ class Engine:
         effects: tuple[Effect, ...] = NONE
         if shown != self._shown:
             self._shown = shown
-            effects = (StateChanged(*shown, self.state.now_ns), *self._persist())
+            changed = StateChanged(*shown, self.state.now_ns)
+            effects = (changed, *self.orders.withdraw(self.state.now_ns), *self._persist())
         return effects
 
     def _persist(self) -> tuple[Effect, ...]:
@@ -385,5 +365,4 @@ class Engine:
         return (Persist(memory),)
 
 
-KEY_CODES = frozenset({"-2014", "-2015", "-1002"})
 MARKET_EVENTS = (Timer, History, Repair, Candle, Candles, Confirmed, Link, Listed, Malformed)

@@ -4,17 +4,22 @@ from decimal import Decimal
 from itertools import pairwise
 
 from daemon.core import submit as door
+from daemon.core.causes import DRAWDOWN
+from daemon.core.causes import OPERATOR_FLATTEN as FLATTEN
 from daemon.core.config import EngineConfig
 from daemon.core.exits import PAGE_AFTER, Exit
+from daemon.core.market import Market
 from daemon.core.planner import ExitRequest, decision_id, exit_plan
 from daemon.core.state import State
-from daemon.domain.events import Alert, Cancel, Candles, Effect
-from daemon.domain.orders import Cause, Side
+from daemon.domain.events import Alert, Cancel, Candles, ConfirmQuiet, Effect, TradingState
+from daemon.domain.orders import Cause, Side, Tif
 from risk.money import ZERO, exact, floor_to
 from risk.stops import StopHit
 
 NONE: tuple[Effect, ...] = ()
 ATR_BARS = 14
+WAITS_MAX = 4
+"""How often an exit waits for the end of resting buys before it goes all the same."""
 STOPS = frozenset({Cause.STOP_LOSS, Cause.TRAILING_STOP, Cause.VOLATILITY_STOP})
 
 
@@ -45,20 +50,45 @@ class ExitDesk:
             effects.extend(self._attempt(symbol, now_ns))
         return tuple(effects)
 
-    def busy(self, cause: Cause) -> bool:
-        """Return whether an exit for this cause is under way."""
-        return any(job.cause is cause for job in self._state.exits.active.values())
+    def begin(self, cause: Cause, now_ns: int) -> tuple[Effect, ...]:
+        """Begin exits for what is held and not on its way out yet; dust stays."""
+        effects: list[Effect] = []
+        for symbol, qty in sorted(self._state.account.positions.items()):
+            if not self._is_dust(symbol, qty) and self._state.exits.start(symbol, cause, now_ns):
+                effects.extend(self._attempt(symbol, now_ns))
+        return tuple(effects)
+
+    def bought(self, symbol: str, now_ns: int) -> tuple[Effect, ...]:
+        """Sell at once what a late execution bought while everything is to be sold."""
+        causes = self._state.causes
+        for name, cause in ((FLATTEN, Cause.FLATTEN), (DRAWDOWN, Cause.DRAWDOWN)):
+            if name in causes and not self._is_dust(symbol, self._state.account.position(symbol)):
+                self._state.exits.start(symbol, cause, now_ns)
+                return tuple(self._attempt(symbol, now_ns))
+        return NONE
 
     # ------------------------------------------------------------------ the course of things
 
     def timer(self, now_ns: int) -> tuple[Effect, ...]:
-        """Make the attempts that are due."""
-        if not self._state.exits.active:
+        """Make the attempts that are due; ask REST for prices that the stream does not bring."""
+        state = self._state
+        if not (state.exits.active or state.account.positions):
             return NONE
         effects: list[Effect] = []
+        for symbol in sorted({*state.exits.active, *state.account.positions}):
+            market = state.markets.get(symbol)
+            if market is not None and self._blind(market, now_ns):
+                market.confirm_ns = now_ns
+                effects.append(ConfirmQuiet(symbol))
         for job in self._state.exits.due(now_ns):
             effects.extend(self._attempt(job.symbol, now_ns))
         return tuple(effects)
+
+    def _blind(self, market: Market, now_ns: int) -> bool:
+        """Return whether a held symbol's price is too old to judge a stop by, and REST may be asked for it (again)."""
+        limit_ns = self._config.limits.exit_price_age_ns // 3
+        wait_ns = max(self._config.max_age_ns, limit_ns)
+        return now_ns - market.priced_ns > limit_ns and now_ns - market.confirm_ns >= wait_ns
 
     def position_changed(self, symbol: str) -> tuple[Effect, ...]:
         """Tell stops what is held now; end the exit of a position that is gone."""
@@ -99,13 +129,17 @@ class ExitDesk:
             state.exits.finish(symbol)
             return []
         working = state.blotter.working(symbol)
-        if any(order.intent.side is Side.SELL for order in working):
-            job.next_ns = now_ns + self._config.retry_ns
-            return []
-        effects: list[Effect] = [
-            Cancel(order.intent.client_id, symbol, "an exit goes first") for order in working if order.state == "acked"
+        resting = [
+            order
+            for order in working
+            if order.state == "acked" and (order.intent.side is Side.BUY or order.intent.tif is Tif.GTC)
         ]
-        if market is None or market.instrument is None:
+        effects: list[Effect] = [Cancel(order.intent.client_id, symbol, "an exit goes first") for order in resting]
+        selling = any(order.intent.side is Side.SELL for order in working)
+        if not selling and resting and job.waited < WAITS_MAX:
+            job.waited += 1  # its end is awaited, so that we do not meet our own order; but not for ever
+            selling = True
+        if selling or market is None or market.instrument is None or state.trading is TradingState.HALTED:
             job.next_ns = now_ns + self._config.retry_ns
             return effects
         return effects + self._sell(job, now_ns)
@@ -139,13 +173,14 @@ class ExitDesk:
             state.exits.finish(symbol)
             state.stops.set_position(symbol, ZERO, 0.0)
             return [Alert("dust", "what is left is too small for the venue to take", symbol, now_ns)]
+        if not plan.intents:
+            why = plan.deferred[0].reason if plan.deferred else "nothing to sell"
+            return [Alert("exit_slow", f"attempt {rung + 1} to get out: {why}", symbol, now_ns)] if rung else []
         verdicts = door.judge(state, plan.intents)
-        if not (verdicts.approved or verdicts.refused):
-            return []
         effects: list[Effect] = [door.submit(decision, plan, verdicts, {"cause": str(job.cause), "rung": rung})]
         if not verdicts.approved:
-            why = verdicts.refused[0]
-            effects.append(Alert("exit_refused", f"{why.check}: {why.detail}", symbol, now_ns))
+            first = verdicts.refused[0]
+            effects.append(Alert("exit_refused", f"{first.check}: {first.detail}", symbol, now_ns))
         if rung >= PAGE_AFTER:
             effects.append(Alert("exit_slow", f"attempt {rung + 1} to get out", symbol, now_ns))
         return effects

@@ -59,11 +59,11 @@ class Exits:
         job = self.active.pop(symbol, None)
         return job.cause if job is not None else None
 
-    def snapshot(self) -> dict[str, str]:
+    def snapshot(self) -> dict[str, Cause]:
         """Return the causes by symbol, for persistence."""
-        return {symbol: str(job.cause) for symbol, job in sorted(self.active.items())}
+        return {symbol: job.cause for symbol, job in sorted(self.active.items())}
 
-    def restore(self, causes: dict[str, str], now_ns: int) -> None:
+    def restore(self, causes: dict[str, Cause], now_ns: int) -> None:
         """Take up the exits of the last session again."""
         for symbol, cause in causes.items():
-            self.start(symbol, Cause(cause), now_ns)
+            self.start(symbol, cause, now_ns)

@@ -66,3 +66,9 @@ class Market:
     def newest_ns(self) -> int:
         """Return when we last knew this symbol's data to be current: a frame of any kind, or REST's word."""
         return max(self.frame_ns, self.confirmed_ns)
+
+    @property
+    def priced_ns(self) -> int:
+        """Return when the newest of our prices was learnt: a trade, a book, or REST's word."""
+        book_ns = self.book.ts_recv_ns if self.book is not None else 0
+        return max(self.last_ns, self.price_ns, book_ns, self.confirmed_ns)

@@ -215,10 +215,11 @@ class Markets:
     def confirmed(self, event: Confirmed) -> tuple[Effect, ...]:
         """Take REST's word on a silent symbol: nothing missed, or a gap nobody had noticed."""
         market = self._markets[event.symbol]
+        self.believed = 0.0
         if not event.ok:
             return NONE
         if event.price > 0.0 and near(event.price, market.last):
-            market.last = event.price
+            self.believed = market.last = event.price
             market.price_ns = event.ts_ns
         if market.phase is not Phase.LIVE:
             return NONE

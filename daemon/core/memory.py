@@ -3,6 +3,8 @@
 import msgspec
 
 from daemon.core.state import State
+from daemon.domain.events import TradingState
+from daemon.domain.orders import Cause
 from risk.drawdown import DrawdownState
 from risk.stops import StopsState
 
@@ -10,8 +12,8 @@ from risk.stops import StopsState
 class Memory(msgspec.Struct, frozen=True):
     """Everything that is neither in the orders nor in the fills and must not be forgotten."""
 
-    causes: dict[str, str] = {}
-    exits: dict[str, str] = {}
+    causes: dict[str, TradingState] = {}
+    exits: dict[str, Cause] = {}
     paused: bool = False
     stops: StopsState = StopsState()
     drawdown: DrawdownState = DrawdownState()
@@ -37,7 +39,10 @@ def recall(state: State, text: str) -> None:
     """Restore what ``remember`` wrote; "" is a first start. Raises ValueError when it is not ours."""
     if not text:
         return
-    memory = msgspec.json.decode(text, type=Memory)
+    try:
+        memory = msgspec.json.decode(text, type=Memory)
+    except msgspec.DecodeError as error:
+        raise ValueError(str(error)) from error
     state.causes.restore(memory.causes)
     state.exits.restore(memory.exits, state.now_ns)
     state.paused = memory.paused

@@ -9,7 +9,7 @@ from daemon.core.config import EngineConfig
 from daemon.core.exits import Exits
 from daemon.core.market import Market
 from daemon.domain.events import TradingState
-from daemon.domain.market import NS_PER_MS, Instrument
+from daemon.domain.market import NS_PER_MS, Book, Instrument
 from daemon.domain.orders import Side
 from risk.drawdown import Drawdown, LossVerdict
 from risk.gate import Gate
@@ -33,6 +33,7 @@ class State:
         self.stops = Stops(config.limits)
         self.drawdown = Drawdown(config.limits)
         self.gate = Gate(config.limits, config.universe)
+        self._values: dict[str, tuple[Decimal, Book | None, float, Decimal | None]] = {}
         self.now_ns = 0
         self.offset_ns = 0
         self.epoch = 0
@@ -62,11 +63,27 @@ class State:
         """Return cash plus positions at reference prices, None while a held symbol has no price."""
         total = self.account.cash
         for symbol, qty in self.account.positions.items():
-            price = self.price(symbol)
-            if price <= 0.0:
+            value = self._value(symbol, qty)
+            if value is None:
                 return None
-            total += qty * exact(price)
+            total += value
         return total
+
+    def _value(self, symbol: str, qty: Decimal) -> Decimal | None:
+        """Return what a position is worth in quote currency, None without a price; kept while nothing moved.
+
+        Every fill asks for equity: with 100 positions, valuing all of them anew would cost more than booking it.
+        """
+        market = self.markets.get(symbol)
+        if market is None:
+            return None
+        kept = self._values.get(symbol)
+        if kept is not None and kept[0] is qty and kept[1] is market.book and kept[2] == market.last:
+            return kept[3]
+        price = self.price(symbol)
+        value = qty * exact(price) if price > 0.0 else None
+        self._values[symbol] = (qty, market.book, market.last, value)
+        return value
 
     def weights(self, equity: Decimal) -> tuple[float, ...]:
         """Return current weights (n_assets,), fractions of equity, at reference prices."""
@@ -146,7 +163,7 @@ class State:
             frame_ns=market.frame_ns if market.phase == "live" and market.gap_ns == 0 else 0,
             confirmed_ns=market.confirmed_ns if market.phase == "live" and market.gap_ns == 0 else 0,
             frozen=self.is_frozen(market),
-            ref_ns=max(market.last_ns, book.ts_recv_ns if book is not None else 0, market.confirmed_ns),
+            ref_ns=market.priced_ns,
         )
 
     # ------------------------------------------------------------- what a person sees

@@ -1,0 +1,130 @@
+"""News of orders and executions: booked once, recorded, and what follows from them."""
+
+from daemon.core import causes as cause
+from daemon.core.blotter import Working
+from daemon.core.config import EngineConfig
+from daemon.core.exitdesk import ExitDesk
+from daemon.core.plans import client_prefix
+from daemon.core.state import State
+from daemon.domain.events import Alert, Booked, Cancel, Denied, Effect, Recorded, Resolve, TradingState
+from daemon.domain.market import NS_PER_S
+from daemon.domain.orders import Fill, OrderState, OrderUpdate, Side, Tif
+from risk.money import ZERO
+
+NONE: tuple[Effect, ...] = ()
+KEY_CODES = frozenset({"-2014", "-2015", "-1002"})
+WITHDRAW_EVERY_NS = 5 * NS_PER_S
+"""How often a resting buy that must not be there is cancelled again until it is gone."""
+
+
+class OrderDesk:
+    """Takes what the venue says about our orders."""
+
+    def __init__(self, config: EngineConfig, state: State, exits: ExitDesk) -> None:
+        """Start with what the state remembers."""
+        self._state = state
+        self._exits = exits
+        self._prefix = client_prefix(config.instance)
+        self._withdrawn: dict[str, int] = {}
+
+    def update(self, news: OrderUpdate) -> tuple[Effect, ...]:
+        """Take the venue's word on an order."""
+        state = self._state
+        if state.blotter.find(news.client_id) is None:
+            return self._stray(news)
+        order = state.blotter.update(news)
+        if order is None:
+            return NONE
+        effects: tuple[Effect, ...] = (Recorded(news),)
+        if news.state is OrderState.UNKNOWN:
+            effects += (Resolve(news.client_id, news.symbol, order.intent.ts_ns),)
+        if news.state is OrderState.REJECTED and news.code in KEY_CODES:
+            state.causes.put(cause.KEY_REFUSED, TradingState.HALTED)
+            effects += (Alert("key_refused", f"the venue refused our key ({news.code})", "", news.ts_ns),)
+        return effects
+
+    def _stray(self, news: OrderUpdate) -> tuple[Effect, ...]:
+        """Take news of an order of ours that had ended before this session: one found alive is cancelled, never adopted."""
+        if not news.client_id.startswith(self._prefix):
+            return NONE
+        if news.state is not OrderState.ACKED:
+            return (Recorded(news),)
+        detail = f"{news.client_id} had ended by our books and is open at the venue; it is cancelled"
+        return (
+            Recorded(news),
+            Cancel(news.client_id, news.symbol, "it had ended by our books"),
+            Alert("stray_order", detail, news.symbol, news.ts_ns),
+        )
+
+    def fill(self, fill: Fill) -> tuple[Effect, ...]:
+        """Book an execution once, however late: also one of an order that this session does not know any more."""
+        state = self._state
+        known = state.blotter.find(fill.client_id)
+        if known is None and not fill.client_id.startswith(self._prefix):
+            return NONE
+        was = known.state if known is not None else None
+        if not state.account.book(fill):
+            return NONE
+        order = state.blotter.fill(fill)
+        equity = state.equity()
+        if equity is not None and equity > 0:
+            share = float(fill.qty * fill.price / equity)
+            state.turnover_day += share
+            state.turnover_total += share
+        effects: tuple[Effect, ...] = (Booked(fill, None),)
+        if order is not None and order.state is not was:
+            effects += (Recorded(self._moved(order, fill)),)
+        effects += self._exits.position_changed(fill.symbol)
+        if fill.side is Side.BUY:
+            effects += self._exits.bought(fill.symbol, state.now_ns)
+        return effects
+
+    def _moved(self, order: Working, fill: Fill) -> OrderUpdate:
+        """Return the state that an execution proves."""
+        return OrderUpdate(
+            client_id=fill.client_id,
+            symbol=fill.symbol,
+            state=order.state,
+            venue_id=fill.venue_id,
+            filled=order.booked,
+            code="",
+            source=fill.source,
+            ts_ns=self._state.now_ns,
+        )
+
+    def denied(self, event: Denied) -> tuple[Effect, ...]:
+        """Release what was reserved for intents that never left."""
+        effects: list[Effect] = []
+        for client_id in event.client_ids:
+            order = self._state.blotter.find(client_id)
+            if order is None:
+                continue
+            news = OrderUpdate(
+                client_id=client_id,
+                symbol=order.intent.symbol,
+                state=OrderState.DENIED,
+                venue_id="",
+                filled=ZERO,
+                code=event.detail,
+                source="send",
+                ts_ns=event.ts_ns,
+            )
+            if self._state.blotter.update(news) is not None:
+                effects.append(Recorded(news))
+        effects.append(Alert("denied", f"{len(event.client_ids)} orders not sent: {event.detail}", "", event.ts_ns))
+        return tuple(effects)
+
+    def withdraw(self, now_ns: int) -> tuple[Effect, ...]:
+        """Cancel resting buys while exposure may not grow (I12), again and again until they are gone."""
+        if self._state.trading is TradingState.ACTIVE:
+            self._withdrawn.clear()
+            return NONE
+        effects: list[Effect] = []
+        for client_id, order in self._state.blotter.live.items():
+            intent = order.intent
+            if intent.side is not Side.BUY or intent.tif is not Tif.GTC or order.state is not OrderState.ACKED:
+                continue
+            if now_ns - self._withdrawn.get(client_id, 0) >= WITHDRAW_EVERY_NS:
+                self._withdrawn[client_id] = now_ns
+                effects.append(Cancel(client_id, intent.symbol, "exposure may not grow now"))
+        return tuple(effects)
