@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.line import KEY, SECRET, Passage, publish_model, trading, universe, venue_options
-from benchmarks.venue import Venue, running
+from benchmarks.venue import Venue, pin, running
 
 SIZES = (10, 100)
 ROUNDS = {10: 12, 100: 12}
@@ -57,6 +57,7 @@ async def naive(venue: Venue, symbols: tuple[str, ...], count: int, tag: str) ->
         sys.executable, "-m", "benchmarks.naive", venue.base, KEY, SECRET, str(count), tag, *symbols,
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
+    pin(process.pid, 0)
     out, _ = await process.communicate()
     if process.returncode:
         raise RuntimeError("the naive stack failed: see the error above")

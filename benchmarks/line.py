@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.venue import Venue
+from benchmarks.venue import Venue, pin
 from daemon.core.engine import Engine
 from daemon.domain.events import Decide, Decided, Effect, Event, Step, Submit
 from daemon.edge.rest import make_exchange
@@ -58,9 +58,9 @@ def venue_options(n: int, *, trades_per_s: float) -> dict[str, object]:
     }
 
 
-def settings_for(base: str, symbols: tuple[str, ...], folder: Path, *, every: int) -> Settings:
+def settings_text(base: str, symbols: tuple[str, ...], folder: Path, *, every: int) -> str:
     """Return a configuration whose limits do not bind, deciding every ``every`` seconds on one-second bars."""
-    text = f"""
+    return f"""
 mode = "live"
 live_confirm = "bench"
 instance = "bench"
@@ -93,8 +93,12 @@ listen = "127.0.0.1:0"
 [ui]
 listen = ""
 """
+
+
+def settings_for(base: str, symbols: tuple[str, ...], folder: Path, *, every: int) -> Settings:
+    """Return that configuration, read."""
     file = folder / "bench.toml"
-    file.write_text(text)
+    file.write_text(settings_text(base, symbols, folder, every=every))
     return load_settings([file], KEYS)
 
 
@@ -210,15 +214,18 @@ async def trading(
         limits = msgspec.structs.replace(service.engine.config.limits, venue_orders_per_10s=1000)
         service.engine = Engine(msgspec.structs.replace(service.engine.config, limits=limits))
         watch = Watch(service)
+        pin(0, 0)
         try:
             await service.start()
             watch.venue_ready()
             if prepare is not None:
                 prepare(service)
             await _ready(service)
+            pin(service.worker.pid, 1)
             yield service, watch
         finally:
             await service.stop()
+            pin(0, 0, 1)
 
 
 async def _ready(service: Service) -> None:
