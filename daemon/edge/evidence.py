@@ -123,7 +123,7 @@ class Evidence:
         self._resolving.add(client_id)
         try:
             self._report(order, OrderState.RESOLVING, "")
-            await self._search(order, sent_ns)
+            await self._search(order, sent_ns or order.sent_ns)
         finally:
             self._resolving.discard(client_id)
 
@@ -156,7 +156,7 @@ class Evidence:
 
     async def _absent(self, order: Tracked, sent_ns: int) -> bool:
         """Say whether the order is nowhere else either: open orders, all orders, executions, balances. Raises Transient."""
-        since = sent_ns - EARLIER_NS
+        since = max(min(sent_ns, order.sent_ns) - EARLIER_NS, 0)
         shown = [*await self._calls.open_orders(order.symbol), *await self._calls.orders_since(order.symbol, since)]
         for one in shown:
             if one.client_id == order.client_id:

@@ -1,11 +1,12 @@
 """Read the ledger from any process, beside the daemon that writes it: for API, CLI, reconciliation and export."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Self
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, RowMapping, Table, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from daemon.domain.errors import ConfigError
@@ -31,6 +32,15 @@ class LedgerSummary(msgspec.Struct, frozen=True):
     positions: dict[str, Decimal]
     balances: dict[str, Decimal]
     fees: dict[str, Decimal]
+
+
+class DecisionRow(msgspec.Struct, frozen=True):
+    """A decision as it was written before its first order left; ``record`` is its JSON."""
+
+    id: str
+    epoch: int
+    record: str
+    ts_ns: int
 
 
 class LedgerReader:
@@ -115,6 +125,41 @@ class LedgerReader:
         with self._connection.begin():
             query = select(tables.decisions.c.record).where(tables.decisions.c.id == decision)
             return self._connection.scalar(query) or ""
+
+    def decision_row(self, decision: str = "") -> DecisionRow | None:
+        """Return a decision, the newest one for "", None when there is none."""
+        column = tables.decisions.c
+        query = select(tables.decisions).order_by(column.ts_ns.desc(), column.id.desc()).limit(1)
+        with self._connection.begin():
+            row = self._connection.execute(query.where(column.id == decision) if decision else query).one_or_none()
+        return None if row is None else DecisionRow(id=row.id, epoch=row.epoch, record=row.record, ts_ns=row.ts_ns)
+
+    def decision_of(self, order: str) -> tuple[str, str]:
+        """Return (decision, client id) of an order by its client id or the venue's; ("", "") when no order has it.
+
+        The venue counts its ids per symbol, so several orders may share one: the newest is meant. A client id that the
+        gate refused has a decision too.
+        """
+        column, refused = tables.intents.c, tables.refusals.c
+        known = select(column.decision, column.client_id)
+        by_client = known.where(column.client_id == order)
+        by_venue = known.where(column.venue_id == order).order_by(column.ts_ns.desc()).limit(1)
+        denied = select(refused.decision, refused.client_id).where(refused.client_id == order).limit(1)
+        with self._connection.begin():
+            for query in (by_client, by_venue, denied):
+                found = self._connection.execute(query).one_or_none() if order else None
+                if found is not None:
+                    return found.decision, found.client_id
+        return "", ""
+
+    def rows_of(self, table: Table, name: str, values: Sequence[str], *order: str) -> list[RowMapping]:
+        """Return the rows of a table whose column ``name`` holds one of the values, in the order of columns."""
+        found: list[RowMapping] = []
+        with self._connection.begin():
+            for part in rows.chunks(values):
+                query = select(table).where(table.c[name].in_(part)).order_by(*(table.c[one] for one in order))
+                found.extend(self._connection.execute(query).mappings())
+        return found
 
     def summary(self) -> LedgerSummary:
         """Return counts and balances, all of one moment."""
