@@ -6,6 +6,8 @@ from daemon.domain.orders import Fill, Side
 from risk.money import exact
 
 ZERO = Decimal(0)
+KEYS_MAX = 200_000
+"""Trade ids remembered so that no execution is booked twice; the ledger hands over the newest at start."""
 
 
 class Account:
@@ -13,6 +15,7 @@ class Account:
 
     ``positions`` are base amounts by symbol (never negative on spot), ``entries`` average entry prices in quote
     without fees, ``fees_quote`` the fees paid in this session, valued in quote at the fill's price.
+    ``booked`` are the (symbol, trade id) of what was booked, oldest first.
     ``other`` holds amounts of third assets (fees paid in them make it negative).
     """
 
@@ -25,7 +28,7 @@ class Account:
         self.other: dict[str, Decimal] = {}
         self.fees_quote = ZERO
         self.realized = ZERO
-        self._booked: set[tuple[str, str]] = set()
+        self.booked: dict[tuple[str, str], None] = {}
 
     def restore(
         self,
@@ -38,7 +41,7 @@ class Account:
         self.cash = cash
         self.positions = {symbol: qty for symbol, qty in positions if qty}
         self.entries = dict(entries)
-        self._booked = set(fill_keys)
+        self.booked = dict.fromkeys(fill_keys[-KEYS_MAX:])
 
     def position(self, symbol: str) -> Decimal:
         """Return the base amount owned, zero when none."""
@@ -47,9 +50,11 @@ class Account:
     def book(self, fill: Fill) -> bool:
         """Book one execution; false when it was booked before (I1: never twice)."""
         key = (fill.symbol, fill.trade_id)
-        if key in self._booked:
+        if key in self.booked:
             return False
-        self._booked.add(key)
+        self.booked[key] = None
+        if len(self.booked) > KEYS_MAX:
+            del self.booked[next(iter(self.booked))]
         base, _, quote = fill.symbol.partition("/")
         value = fill.qty * fill.price
         before = self.position(fill.symbol)

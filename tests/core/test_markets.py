@@ -15,11 +15,10 @@ from daemon.domain.events import (
     FetchTrades,
     History,
     Link,
-    Malformed,
     Repair,
     Submit,
 )
-from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book, RejectReason, Tick
+from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book, Malformed, RejectReason, Tick
 from tests.core.driver import SYMBOLS, Driver, all_of, make_config, only
 
 BTC, ETH = SYMBOLS

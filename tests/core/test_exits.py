@@ -1,0 +1,443 @@
+"""Getting out: stops, flatten and drawdown finish what they begin, whatever comes between."""
+
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from daemon.core.exitdesk import WAITS_MAX
+from daemon.core.exits import PAGE_AFTER, Exits
+from daemon.domain.events import (
+    Action,
+    Alert,
+    Cancel,
+    CancelAll,
+    Candles,
+    Command,
+    Confirmed,
+    ConfirmQuiet,
+    Decide,
+    Effect,
+    Fault,
+    Flow,
+    Link,
+    Listed,
+    Persist,
+    Reconciled,
+    Restored,
+    Submit,
+    TradingState,
+)
+from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag
+from daemon.domain.orders import Approved, Cause, OrderState, Side, Tif
+from risk.limits import Limits
+from tests.core.driver import START_NS, SYMBOLS, Driver, all_of, instrument, make_config, only
+
+BTC, ETH = SYMBOLS
+GTC = make_config(tif=Tif.GTC, limits=Limits(order=Tif.GTC, stop_cooldown_ns=60 * NS_PER_S))
+DROP = Limits(stop_loss=0.0, trailing_stop=0.0, max_drawdown=0.02, max_daily_loss=0.9)
+
+
+def command(driver: Driver, action: Action) -> tuple[Effect, ...]:
+    """Let an operator speak."""
+    return driver.send(Command("1", action, "test", driver.now_ns))
+
+
+def approved(effects: tuple[Effect, ...]) -> list[Approved]:
+    """Return every approved intent."""
+    return [one for submit in all_of(effects, Submit) for one in submit.approved]
+
+
+def fall(driver: Driver, symbol: str, price: float) -> tuple[Effect, ...]:
+    """Let a price fall far, with its book, and time pass until losses are judged."""
+    effects = driver.tick(symbol, price)
+    driver.books()
+    return effects + driver.timer(1100)
+
+
+# ---------------------------------------------------------------------- the list of exits
+
+
+def test_numbers_of_attempts_rise_with_time_and_never_repeat() -> None:
+    """A ledger that was lost begins again with epoch 1: the number alone must keep client ids apart."""
+    first, second = Exits(), Exits()
+    first.start(BTC, Cause.STOP_LOSS, 5)
+    second.start(BTC, Cause.STOP_LOSS, 5)
+    job = first.active[BTC]
+
+    numbers = [first.attempted(job, 10), first.attempted(job, 10), first.attempted(job, 9)]
+
+    assert numbers == [10, 11, 12]
+    assert second.attempted(second.active[BTC], 20) == 20
+
+
+def test_a_symbol_has_one_exit_with_the_cause_it_began_for() -> None:
+    """A second reason does not start it twice; ending it tells the first."""
+    exits = Exits()
+
+    assert exits.start(BTC, Cause.STOP_LOSS, 1)
+    assert not exits.start(BTC, Cause.FLATTEN, 1)
+    assert [job.symbol for job in exits.due(1)] == [BTC]
+    assert exits.due(0) == []
+    assert exits.finish(BTC) is Cause.STOP_LOSS
+    assert exits.finish(BTC) is None
+
+
+# ---------------------------------------------------------------------- resting orders
+
+
+def test_a_resting_sale_does_not_keep_a_stop_from_selling() -> None:
+    """A limit at the touch that the market has left is cancelled; the stop sells when it has ended."""
+    driver = Driver(GTC).start()
+    for one in approved(driver.decide(BTC=0.1)):
+        driver.fill(one)
+    resting = approved(driver.decide(BTC=0.03))[0]
+    assert resting.intent.side is Side.SELL
+    driver.send(driver.news(resting, OrderState.ACKED))
+
+    effects = driver.tick(BTC, 36_000.0)
+    assert only(effects, Cancel).client_id == resting.intent.client_id
+    assert not approved(effects)
+    driver.send(driver.news(resting, OrderState.CANCELED))
+    driver.books()
+
+    sold = approved(driver.timer(600))
+    assert {one.intent.cause for one in sold} == {Cause.STOP_LOSS}
+    assert {one.intent.tif for one in sold} == {Tif.IOC}
+
+
+def test_resting_sales_are_cancelled_before_their_symbol_is_decided_anew() -> None:
+    """A resting order of either side ends before its symbol is planned again."""
+    driver = Driver(GTC).start()
+    for one in approved(driver.decide(BTC=0.1)):
+        driver.fill(one)
+    resting = approved(driver.decide(BTC=0.03))[0]
+    driver.send(driver.news(resting, OrderState.ACKED))
+
+    assert only(driver.bar(), Cancel).client_id == resting.intent.client_id
+
+
+def test_an_exit_awaits_the_end_of_a_resting_buy_but_not_for_ever() -> None:
+    """P9: we do not meet our own bid; a venue that does not answer must not keep us in."""
+    driver = Driver(GTC).start()
+    for one in approved(driver.decide(BTC=0.1)):
+        driver.fill(one)
+    resting = approved(driver.decide(BTC=0.2))[0]
+    driver.send(driver.news(resting, OrderState.ACKED))
+
+    effects = driver.tick(BTC, 36_000.0)
+    assert all_of(effects, Cancel)
+    assert not approved(effects)
+    driver.books()
+    waited = driver.timer(WAITS_MAX * 500 - 100)
+    assert not approved(waited)
+    driver.books()
+
+    assert approved(driver.timer(600))
+
+
+def test_resting_buys_are_withdrawn_when_exposure_may_not_grow() -> None:
+    """I12: REDUCING leaves no buy in the book, and asks again until it is gone."""
+    driver = Driver(GTC).start()
+    resting = approved(driver.decide(BTC=0.1))[0]
+    driver.send(driver.news(resting, OrderState.ACKED))
+
+    assert only(command(driver, Action.REDUCE_ONLY), Cancel).client_id == resting.intent.client_id
+    later = []
+    for _ in range(7):
+        driver.books()
+        later += [one for one in all_of(driver.timer(1000), Cancel) if one.detail == "exposure may not grow now"]
+    assert len(later) == 1
+
+    command(driver, Action.RESUME)
+    driver.books()
+    assert not all_of(driver.timer(100), Cancel)
+
+
+# ---------------------------------------------------------------------- flatten
+
+
+def test_what_a_late_execution_buys_after_flatten_is_sold_too() -> None:
+    """Flatten = sell all: an order that was on its way when the word came is no exception."""
+    driver = Driver().start()
+    late = approved(driver.decide(BTC=0.1))[0]
+    assert only(command(driver, Action.FLATTEN), CancelAll).detail == "flatten"
+
+    sold = approved(driver.fill(late))
+
+    assert {one.intent.cause for one in sold} == {Cause.FLATTEN}
+
+
+def test_resume_ends_a_flatten_but_no_stop() -> None:
+    """The operator's word takes back the operator's word; a stop was the market's."""
+    driver = Driver().start().buy(BTC=0.1, ETH=0.1)
+    driver.tick(BTC, 36_000.0)
+    command(driver, Action.FLATTEN)
+    assert set(driver.engine.state.exits.active) == {BTC, ETH}
+
+    command(driver, Action.RESUME)
+
+    assert set(driver.engine.state.exits.active) == {BTC}
+
+
+# ---------------------------------------------------------------------- drawdown
+
+
+def test_a_drawdown_does_not_halt_while_a_stop_is_still_selling() -> None:
+    """A9: HALTED when flat; before, the halt itself would keep the position in."""
+    limits = msgspec.structs.replace(DROP, stop_loss=0.08)
+    driver = Driver(make_config(limits=limits)).start().buy(BTC=0.1)
+    first = approved(driver.tick(BTC, 30_000.0))
+    assert first
+    driver.books()
+    driver.timer(1100)
+    assert "drawdown" in driver.engine.state.causes
+    for one in first:
+        driver.send(driver.news(one, OrderState.EXPIRED))
+    driver.books()
+    again = approved(driver.timer(2000))
+
+    assert driver.engine.state.trading is TradingState.REDUCING
+    assert again
+    for one in again:
+        driver.fill(one, price="29990")
+    driver.books()
+    driver.timer(1100)
+    assert driver.engine.state.trading is TradingState.HALTED
+
+
+def test_a_drawdown_cancels_what_rests_and_sells_what_is_bought_after_it() -> None:
+    """A late fill reopens the sale, and the halt waits for it."""
+    driver = Driver(make_config(limits=DROP)).start().buy(BTC=0.1)
+    late = approved(driver.decide(BTC=0.1, ETH=0.1))[0]
+    effects = fall(driver, BTC, 20_000.0)
+    assert any(one.detail == "drawdown" for one in all_of(effects, CancelAll))
+    for one in approved(effects):
+        driver.fill(one, price="19990")
+    driver.books()
+    driver.timer(1100)
+    assert driver.engine.state.trading is TradingState.REDUCING, "an order is still on its way"
+
+    sold = approved(driver.fill(late))
+    assert {one.intent.cause for one in sold} == {Cause.DRAWDOWN}
+    for one in sold:
+        driver.fill(one)
+    driver.books()
+    driver.timer(2000)
+    assert driver.engine.state.trading is TradingState.HALTED
+
+    command(driver, Action.RESUME)
+    assert driver.engine.state.trading is TradingState.ACTIVE
+    driver.books()
+    driver.timer(1100)
+    assert driver.engine.state.trading is TradingState.ACTIVE, "the peak begins again from here"
+
+
+def test_a_drawdown_remembered_goes_on_selling_after_a_restart() -> None:
+    """The latch survives; what is still held is sold, then trading halts."""
+    driver = Driver(make_config(limits=DROP)).start().buy(BTC=0.1)
+    fall(driver, BTC, 20_000.0)
+    memory = all_of(driver.effects, Persist)[-1].state_json
+    account = driver.engine.state.account
+    again = Driver(make_config(limits=DROP))
+    again.prices[BTC] = 20_000.0
+    positions, entries = tuple(account.positions.items()), tuple(account.entries.items())
+    again.send(Restored(2, account.cash, positions, entries, (), memory.replace('"BTC/USDT":"drawdown"', ""), START_NS))
+    again.send(Listed(tuple(instrument(symbol) for symbol in SYMBOLS), START_NS))
+    assert "drawdown" in again.engine.state.causes
+    assert not again.engine.state.exits.active
+    again.send(Link("user", up=True, detail="", ts_ns=START_NS), Link("market", up=True, detail="", ts_ns=START_NS))
+    again.send(*(again.history(symbol, 10) for symbol in SYMBOLS))
+    again.books()
+    again.send(Reconciled(ok=True, balances=(), breaks=(), external_orders=0, ts_ns=START_NS))
+
+    sold = approved(again.timer(1100))
+
+    assert {one.intent.cause for one in sold} == {Cause.DRAWDOWN}
+    assert again.engine.state.trading is TradingState.REDUCING
+
+
+def test_losses_are_not_judged_before_recovery_is_complete() -> None:
+    """An account half read must not look like a loss."""
+    driver = Driver()
+    driver.timer(2000)
+
+    assert not driver.engine.state.losses.known
+
+
+# ---------------------------------------------------------------------- halted, blind, dust
+
+
+def test_nothing_is_attempted_while_halted_and_all_of_it_afterwards() -> None:
+    """A9: HALTED sends only cancels; the stop that was hit waits and does not fill the ledger with refusals."""
+    driver = Driver().start().buy(BTC=0.1)
+    driver.send(Fault("feed", "died", driver.now_ns))
+    effects = driver.tick(BTC, 36_000.0)
+    assert only(effects, Alert).code == "stop_loss"
+    driver.books()
+    assert not all_of(effects + driver.timer(3000), Submit)
+
+    command(driver, Action.RESUME)
+    driver.books()
+    assert approved(driver.timer(600))
+
+
+def test_stops_live_on_prices_by_rest_while_the_stream_is_dead() -> None:
+    """DESIGN: REST if the stream is dead; its price is judged and the exit leaves on it."""
+    driver = Driver().start().buy(BTC=0.1)
+    driver.send(Link("market", up=False, detail="cut", ts_ns=driver.now_ns))
+    asked = all_of(driver.timer(8000), ConfirmQuiet)
+    assert {one.symbol for one in asked} == {BTC}
+    assert 1 <= len(asked) <= 3
+
+    answer = Confirmed(BTC, driver.ids[BTC] + 9, 36_000.0, True, driver.now_ns)
+    effects = driver.send(answer)
+
+    assert {one.intent.cause for one in approved(effects)} == {Cause.STOP_LOSS}
+
+
+def test_an_exit_without_a_price_is_paged() -> None:
+    """Nobody may believe a position is being sold while nothing can be planned."""
+    driver = Driver().start().buy(BTC=0.1)
+    command(driver, Action.FLATTEN)
+    market = driver.engine.state.markets[BTC]
+    for one in driver.engine.state.blotter.working(BTC):
+        driver.send(driver.news(Approved(one.intent, 0), OrderState.EXPIRED))
+    market.book, market.last = None, 0.0
+    effects = driver.timer(2000)
+
+    assert "no price" in all_of(effects, Alert)[0].detail
+
+
+def test_an_exit_that_takes_too_many_attempts_is_paged() -> None:
+    """A8: the last rung is repeated and paged."""
+    driver = Driver().start().buy(BTC=0.1)
+    effects = driver.tick(BTC, 36_000.0)
+    for _ in range(PAGE_AFTER + 1):
+        for one in approved(effects):
+            driver.send(driver.news(one, OrderState.EXPIRED))
+        driver.books()
+        effects = driver.timer(1600)
+
+    assert any(one.code == "exit_slow" for one in all_of(effects, Alert))
+
+
+def test_an_exit_the_gate_refuses_says_why() -> None:
+    """A refusal of an exit is an alert, not a silence."""
+    driver = Driver().start().buy(BTC=0.1)
+    driver.now_ns += 11 * NS_PER_S
+    effects = driver.send(Command("1", Action.FLATTEN, "test", driver.now_ns))
+
+    assert "p10_stale" in only(effects, Alert).detail
+
+
+def test_a_symbol_without_trading_rules_waits() -> None:
+    """Unknown filters: nothing can be planned, the exit stays."""
+    driver = Driver().start().buy(BTC=0.1)
+    driver.engine.state.markets[BTC].instrument = None
+    command(driver, Action.FLATTEN)
+
+    assert BTC in driver.engine.state.exits.active
+
+
+def test_dust_remembered_from_the_last_session_is_not_guarded() -> None:
+    """A crumb the venue would not take must not trigger a stop and a day of cool-down."""
+    driver = Driver()
+    driver.send(Restored(2, Decimal(1000), ((BTC, Decimal("0.000001")),), ((BTC, 50_000.0),), (), "", START_NS))
+    driver.send(Listed(tuple(instrument(symbol) for symbol in SYMBOLS), START_NS))
+    driver.send(Link("market", up=True, detail="", ts_ns=START_NS), driver.history(BTC, 10))
+
+    effects = driver.tick(BTC, 39_000.0)
+
+    assert not all_of(effects, Alert)
+    assert not driver.engine.state.stops.cooling(BTC, driver.now_ns)
+
+
+def test_dust_that_is_left_ends_a_flatten() -> None:
+    """What cannot be sold is not tried again for ever."""
+    driver = Driver().start()
+    driver.send(Flow("BTC", Decimal("0.00000001"), ours=True, detail="adopted", ts_ns=driver.now_ns))
+    effects = command(driver, Action.FLATTEN)
+
+    assert only(effects, Alert).code == "dust"
+    assert not driver.engine.state.exits.active
+    assert driver.engine.exits.begin(Cause.DRAWDOWN, driver.now_ns) == ()
+
+
+def test_an_adopted_position_is_guarded_at_once() -> None:
+    """No position is ever without a stop: the first trade stands in for an entry nobody knows."""
+    driver = Driver().start()
+    driver.send(Flow("BTC", Decimal("0.2"), ours=True, detail="adopted", ts_ns=driver.now_ns))
+    driver.tick(BTC)
+
+    assert driver.engine.state.stops.level(BTC) == pytest.approx(40_000.0 * 0.92)
+    assert approved(driver.tick(BTC, 36_000.0))
+
+
+def test_an_exit_that_lost_its_position_ends_by_itself() -> None:
+    """A remembered exit of what was sold meanwhile is not attempted."""
+    driver = Driver().start().buy(BTC=0.1)
+    driver.engine.state.exits.start(ETH, Cause.FLATTEN, driver.now_ns)
+    driver.timer(50)
+
+    assert ETH not in driver.engine.state.exits.active
+
+
+def test_hourly_candles_feed_the_volatility_stop() -> None:
+    """The chandelier exit hangs ATR multiples below the high."""
+    limits = Limits(stop_loss=0.5, trailing_stop=0.5, volatility_stop=2.0)
+    driver = Driver(make_config(limits=limits)).start()
+    hour = 3600 * NS_PER_S
+    bars = tuple(
+        Bar(BTC, at, at + hour, 40_000.0, 40_200.0, 39_800.0, 40_000.0, 1, 1, -1, -1, BarFlag.BACKFILLED)
+        for at in range(0, 16 * hour, hour)
+    )
+    driver.send(Candles(BTC, hour, bars[:1], driver.now_ns))
+    driver.buy(BTC=0.1)
+    assert driver.engine.state.stops.level(BTC) < 25_000
+    driver.send(Candles(BTC, hour, bars, driver.now_ns))
+
+    assert driver.engine.state.stops.level(BTC) == pytest.approx(40_084.0 - 2 * 400.0)
+
+
+# ---------------------------------------------------------------------- being away
+
+
+def test_a_machine_that_slept_reconciles_before_exposure_may_grow() -> None:
+    """F45: after a pause nothing from before is believed; only a comparison with the venue lifts the restriction."""
+    driver = Driver().start()
+    driver.bar()
+    driver.now_ns += 30 * NS_PER_S
+    effects = driver.timer(50)
+    assert {one.symbol for one in all_of(effects, ConfirmQuiet)} == set(SYMBOLS)
+    for _ in range(8):
+        driver.bar()
+        driver.timer(100)
+    assert "loop_lag" in driver.engine.state.causes
+
+    driver.send(Reconciled(ok=True, balances=(), breaks=(), external_orders=0, ts_ns=driver.now_ns))
+    driver.timer(50)
+    assert "loop_lag" not in driver.engine.state.causes
+
+
+def test_a_lagging_loop_is_reducing_for_a_while() -> None:
+    """A7: lag above two seconds restricts, and clears by itself."""
+    driver = Driver().start()
+    driver.now_ns += 2500 * NS_PER_MS
+    driver.timer(50)
+    assert "loop_lag" in driver.engine.state.causes
+
+    driver.timer(6000)
+    assert "loop_lag" not in driver.engine.state.causes
+
+
+# ---------------------------------------------------------------------- turns
+
+
+def test_decisions_fall_on_multiples_of_the_epoch_whatever_the_start() -> None:
+    """A restart does not move them; only the very first one of a session comes at once."""
+    driver = Driver(make_config(rebalance_every=4)).start()
+    asked = [ask.close_ns // NS_PER_S % 4 for _ in range(12) for ask in all_of(driver.bar(), Decide)]
+
+    assert asked[1:] == [0] * (len(asked) - 1)
+    assert len(asked) >= 3
