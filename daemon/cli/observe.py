@@ -1,6 +1,6 @@
-"""Commands that read the running daemon: ``status``, ``positions``, ``orders``, ``pnl``."""
+"""Commands that read the running daemon: ``status``, ``positions``, ``orders``, ``pnl``; and the ledger: ``explain``."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -42,7 +42,23 @@ def pnl(config: Config = None, json: Json = False) -> None:
         print_fields({key: value for key, value in document.items() if not isinstance(value, list)})
 
 
+def explain(
+    what: Annotated[
+        str, typer.Argument(metavar="[DECISION or ORDER]", help="A decision's id, an order's client id or venue id.")
+    ] = "",
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Tell why an order exists, from the ledger: forecast, targets, limits, verdicts, evidence, fills; else the newest."""
+    settings = settings_from(config)
+    from daemon.cli.explaining import explanation, show
+    from daemon.outlets.times import jsonable
+
+    found = explanation(settings, what)
+    print_json(jsonable(found)) if json else show(found)
+
+
 def register(app: typer.Typer) -> None:
     """Add this group's commands."""
-    for command in (status, positions, orders, pnl):
+    for command in (status, positions, orders, pnl, explain):
         app.command(rich_help_panel=GROUP)(command)

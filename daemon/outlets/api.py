@@ -4,6 +4,7 @@ It holds no state and reaches nothing: everything comes through a ``Reader``, co
 ``kill`` does something itself: it makes the latch first, since no engine may stand between an operator and a kill.
 """
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol, cast
@@ -60,7 +61,7 @@ class Reader(Protocol):
         ...
 
     def decision(self, decision_id: str) -> Any | None:
-        """Return one decision's record, None when it is unknown."""
+        """Return the explanation of a decision or order, None when it is unknown; called in a thread, may take a while."""
         ...
 
     def equity(self, limit: int) -> Mapping[str, Any]:
@@ -136,6 +137,8 @@ def _add_health(app: FastAPI, reader: Reader) -> None:
 
 
 def _add_reads(app: FastAPI, reader: Reader) -> None:
+    archive = asyncio.Lock()
+
     @app.get("/api/v1/status")
     async def status() -> Response:
         """Return mode, trading state, equity and feeds."""
@@ -164,8 +167,9 @@ def _add_reads(app: FastAPI, reader: Reader) -> None:
 
     @app.get("/api/v1/decisions/{decision_id:path}")
     async def decision(decision_id: str) -> Response:
-        """Return one decision's record."""
-        found = reader.decision(decision_id)
+        """Return why a decision or order exists: what ``ballast explain`` shows."""
+        async with archive:  # the ledger is read in a thread, one question at a time: the loop has orders to send
+            found = await asyncio.to_thread(reader.decision, decision_id)
         if found is None:
             raise HTTPException(404, f"no decision {decision_id[:100]}")
         return _json(found)

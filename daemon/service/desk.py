@@ -1,21 +1,27 @@
 """What people and dashboards see: the API's reader and the gauges, by value, from the engine's state. Reads only."""
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 
 from daemon.core.engine import Engine
+from daemon.domain.errors import ConfigError
 from daemon.domain.events import Alert, Booked, Effect, Recorded, Step, TradingState
 from daemon.domain.market import NS_PER_S
 from daemon.domain.orders import Fill
+from daemon.edge.explain import explain, of_step
+from daemon.edge.ledger_read import LedgerReader
 from daemon.outlets.api import Reason
 from daemon.outlets.metrics import Snapshot
 from daemon.service.training import TRAINABLE
 from daemon.settings import Settings, redacted
 
 KEPT = 1_000
+LEDGER_FILE = "ballast.db"
 UNMADE = frozenset({"no_model", "worker_down", "deadline", "warming_up"})
 """Outcomes that mean a due decision was not made."""
 LAG_S_MAX = 2.0
@@ -185,8 +191,22 @@ class Desk:
         return list(reversed(self._steps))[:limit]
 
     def decision(self, decision_id: str) -> Any | None:
-        """Return one decision's record, None when it is unknown."""
-        return next((step for step in reversed(self._steps) if step.decision == decision_id), None)
+        """Return why a decision or order exists: from the ledger, else what is remembered of one that ordered nothing.
+
+        Runs in a thread of its own: the copy of the steps is taken in one go. A ledger that cannot be read now
+        (readiness says so) leaves the memory.
+        """
+        if decision_id:
+            with (
+                contextlib.suppress(ConfigError, SQLAlchemyError),
+                LedgerReader(self._settings.mode_path / LEDGER_FILE) as reader,
+            ):
+                found = explain(reader, decision_id)
+                if found is not None:
+                    return found
+        steps = tuple(self._steps)
+        step = next((one for one in reversed(steps) if one.decision == decision_id), None)
+        return of_step(step) if step is not None else None
 
     def equity(self, limit: int) -> Mapping[str, Any]:
         """Return equity, cash, realised and unrealised profit, fees, drawdown and the recent curve."""
