@@ -113,16 +113,16 @@ class Service:
     # ------------------------------------------------------------------ start
 
     async def start(self) -> None:
-        """Take ports and locks, recover, reconcile, then let data in. Raises Fatal for what no retry can cure."""
+        """Take locks and ports, recover, reconcile, then let data in. Raises Fatal for what no retry can cure."""
         settings = self.settings
+        restored = await self.ledger.open()  # locks first: a second instance must not touch the first one's files
+        self._closers.append(self.ledger.close)
         self._make_outlets()
         exchange = exchange_of(settings)
         self._closers.append(exchange.close)
         self.market = MarketData(
             Rest(exchange, self.clock, on_request=self._on_request), self.clock, bar_ns=settings.bar_ns
         )
-        restored = await self.ledger.open()
-        self._closers.append(self.ledger.close)
         self._serve()
         listed = await self._until(lambda: self.market.instruments(settings.universe), "trading rules")
         self.offset_ns = await self._until(self.market.clock_offset, "the venue's clock")

@@ -179,13 +179,13 @@ def configuration(state_dir: Path, base: str, metrics: int, changes: Mapping[str
 class Daemon:
     """One configuration and state folder; the process may be started again and again."""
 
-    def __init__(self, exchange: Exchange, folder: Path, **changes: Any) -> None:
-        """Write the configuration; nothing starts yet."""
+    def __init__(self, exchange: Exchange, folder: Path, *, base: str = "", **changes: Any) -> None:
+        """Write the configuration; nothing starts yet. ``base`` is another way to the exchange."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.exchange = folder, exchange
         self.state_dir = folder / "var"
         self._scrape = free_port()
-        self.tree = configuration(self.state_dir, exchange.base, self._scrape, changes)
+        self.tree = configuration(self.state_dir, base or exchange.base, self._scrape, changes)
         self.mode = str(self.tree["mode"])
         self.config = folder / "ballast.toml"
         self.config.write_text(toml(self.tree))
