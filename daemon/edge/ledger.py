@@ -112,6 +112,8 @@ class SqlLedger:
             self._queue.append(Booked(fill=effect.fill, flow=None))
             effect = Booked(fill=None, flow=effect.flow)
         self._queue.append(effect)
+        if self._closed:
+            self._log.critical("ledger.row_after_close", row=repr(effect))
         if self._idle.is_set() and not self._closed:
             self._idle.clear()
             self._drain()

@@ -10,7 +10,7 @@ from typing import Final
 from daemon.domain.errors import AlreadyRunning, ConfigError
 
 MACHINE_FOLDERS: Final = ("/run/lock", "/var/lock")
-"""Where Linux keeps locks that all users share; the temporary folder stands in where neither exists."""
+"""Where Linux keeps locks that all users share; the temporary folder stands in where neither can be written."""
 
 
 def machine_lock_path(venue: str, key_hash: str, *, folder: Path | None = None) -> Path:
@@ -26,7 +26,8 @@ def machine_lock_path(venue: str, key_hash: str, *, folder: Path | None = None) 
         Another folder than the machine's own.
     """
     if folder is None:
-        known = [Path(name) for name in MACHINE_FOLDERS if Path(name).is_dir()]
+        # A sandbox (systemd's ProtectSystem=strict, a read-only image) may close the shared folders to us.
+        known = [Path(name) for name in MACHINE_FOLDERS if os.access(name, os.W_OK | os.X_OK)]
         folder = known[0] if known else Path(tempfile.gettempdir())
     name = hashlib.sha256(f"{venue}\n{key_hash}".encode()).hexdigest()[:16]
     return folder / f"ballast-{name}.lock"

@@ -73,3 +73,13 @@ def test_acquire_twice_is_harmless(tmp_path: Path) -> None:
     lock.release()
     lock.release()
     assert not lock.held
+
+
+def test_machine_lock_lies_where_it_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A sandbox that closes the shared folders leaves the temporary one."""
+    monkeypatch.setattr("daemon.edge.lock.MACHINE_FOLDERS", ("/proc/nowhere", str(tmp_path)))
+    assert machine_lock_path("binance", "k").parent == tmp_path
+    monkeypatch.setattr("daemon.edge.lock.MACHINE_FOLDERS", ("/proc/nowhere",))
+    path = machine_lock_path("binance", "k")
+
+    assert os.access(path.parent, os.W_OK)

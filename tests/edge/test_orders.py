@@ -163,7 +163,7 @@ async def test_late_execution_is_booked(live: Rig) -> None:
     """F7: the order executes after the timeout: found, booked, one order."""
     live.venue._stream_since_ns = 1
     await live.venue.reconcile()
-    live.fault(ORDER, "late", seconds=1.5)
+    live.fault(ORDER, "late", seconds=0.9)
     intent = live.intent()
     await live.submit(intent)
     await asyncio.wait_for(live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns), 20)

@@ -282,7 +282,7 @@ async def test_trade_reported_nowhere_else_is_found(tmp_path: Path) -> None:
         await live.venue.reconcile()
         live.venue._stream_since_ns = 1
         await live.submit(live.intent())
-        live.fault(ORDER, "late", seconds=2.9)
+        live.fault(ORDER, "late", seconds=2.6)
         intent = live.intent()
         await live.submit(intent)
         await live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns)
