@@ -1,7 +1,9 @@
 """From effects to ports: what the engine asks for, done by whoever can."""
 
 import asyncio
+import itertools
 from collections.abc import Callable
+from decimal import Decimal
 
 import structlog
 
@@ -17,26 +19,30 @@ from daemon.domain.events import (
     Decide,
     Denied,
     Effect,
+    Fault,
     FetchBar,
     FetchTrades,
     Persist,
     Recorded,
+    Repair,
     Resolve,
     Seed,
     StateChanged,
     Step,
     Submit,
 )
+from daemon.domain.orders import Approved, OrderState, OrderUpdate
 from daemon.domain.ports import Emit, Ledger, Venue
 from daemon.edge.clock import Clock
 from daemon.edge.market import MarketData
-from daemon.edge.supervisor import Supervisor
+from daemon.edge.supervisor import JOBS_MAX, Supervisor
 from daemon.edge.worker import Worker
 
 log = structlog.get_logger("ballast")
 
-RETRIES_MAX = 1_000
 RETRY_S_MAX = 15.0
+REPAIR_PAUSE_S = 0.5
+ZERO = Decimal(0)
 
 
 class Dispatcher:
@@ -66,15 +72,28 @@ class Dispatcher:
         self._watch = watch
         self._stopping = stopping
 
-    def __call__(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one case per effect
-        """Carry out one effect."""
+    def __call__(self, effect: Effect) -> None:
+        """Carry out one effect; one that fails halts trading and takes none of those behind it with it."""
+        try:
+            self._carry_out(effect)
+        except Exception as error:
+            log.exception("effect failed", effect=type(effect).__name__)
+            if isinstance(effect, Submit):
+                self._deny(effect, "it could not be handed on")
+            self._emit(Fault("dispatch", f"{type(effect).__name__}: {error}", self._clock.now_ns()))
+        try:
+            self._watch(effect)
+        except Exception:  # whoever only watches can never reach trading
+            log.exception("watching failed", effect=type(effect).__name__)
+
+    def _carry_out(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one case per effect
         match effect:
             case BarClosed():
                 pass
             case Decide():
                 self._worker.decide(effect)
             case Submit():
-                self._jobs.job("submit", self._submit(effect))
+                self._begin(effect)
             case Booked() | Recorded() | Persist():
                 self._ledger.record(effect)
             case Cancel():
@@ -99,45 +118,112 @@ class Dispatcher:
                 log.info("trading_state", state=effect.state.value, causes=effect.causes)
             case Step():
                 log.info("decision", **summary(effect))
-        self._watch(effect)
+
+    def _begin(self, submit: Submit) -> None:
+        if self._jobs.jobs >= JOBS_MAX:
+            self._deny(submit, f"{JOBS_MAX} requests are under way")
+        else:
+            self._jobs.job("submit", self._submit(submit))
+
+    def _deny(self, submit: Submit, detail: str) -> None:
+        ids = tuple(one.intent.client_id for one in submit.approved)
+        self._emit(Denied(ids, detail, self._clock.now_ns()))
 
     async def _submit(self, submit: Submit) -> None:
-        """Make the intents durable, then send each once, at the same time; without durability nothing leaves."""
-        ids = tuple(one.intent.client_id for one in submit.approved)
+        """Make the intents durable, then send each once, without waiting for answers; without durability nothing leaves.
+
+        The loop turns between two orders: started at once they would all be signed before the first byte of any left,
+        and no trade would be heard meanwhile.
+        """
         if self._stopping():
-            self._emit(Denied(ids, "the daemon is stopping", self._clock.now_ns()))
+            self._deny(submit, "the daemon is stopping")
             return
-        if not await self._ledger.commit(submit):
-            self._emit(Denied(ids, "the ledger could not make it durable in time", self._clock.now_ns()))
+        try:
+            durable = await self._ledger.commit(submit)
+        except Exception:  # whatever the ledger raises: nothing of it may be sent, and nothing may stay reserved
+            log.exception("commit failed", decision=submit.decision)
+            durable = False
+        if not durable:
+            self._deny(submit, "the ledger could not make it durable in time")
             return
         for approved in submit.approved:
-            self._jobs.job("send", self._venue.send(approved))
+            if self._jobs.jobs >= JOBS_MAX:
+                detail = f"{JOBS_MAX} requests are under way"
+                self._emit(Denied((approved.intent.client_id,), detail, self._clock.now_ns()))
+                continue
+            self._jobs.job("send", self._send(approved))
+            await asyncio.sleep(0)
+
+    async def _send(self, approved: Approved) -> None:
+        """Send one order; should the port raise all the same, the order may have left: its fate is unknown."""
+        try:
+            await self._venue.send(approved)
+        except Exception:
+            log.exception("send failed", client_id=approved.intent.client_id)
+            self._emit(
+                OrderUpdate(
+                    client_id=approved.intent.client_id,
+                    symbol=approved.intent.symbol,
+                    state=OrderState.UNKNOWN,
+                    venue_id="",
+                    filled=ZERO,
+                    code="port_raised",
+                    source="send",
+                    ts_ns=self._clock.now_ns(),
+                )
+            )
 
     async def _cancel_all(self) -> None:
-        left = await self._venue.cancel_all()
-        log.warning("cancel_all", still_open=left)
+        """Cancel until the venue shows none of our orders (F36); what is left is told each time."""
+        for attempt in itertools.count(1):
+            try:
+                left = await self._venue.cancel_all()
+            except Exception:
+                log.exception("cancel_all failed", attempt=attempt)
+                left = -1
+            if left == 0:
+                log.warning("cancel_all", still_open=0)
+                return
+            log.critical("cancel_all", still_open=left if left > 0 else "the venue does not say", attempt=attempt)
+            if self._stopping():
+                return
+            await asyncio.sleep(pause_s(attempt))
 
     async def _trades(self, effect: FetchTrades) -> None:
-        self._emit(await self._market.trades(effect.symbol, effect.from_id, effect.to_id))
+        first, last = effect.from_id, effect.to_id
+        try:
+            answer = await self._market.trades(effect.symbol, first, last)
+        except Exception as error:
+            log.exception("trades failed", symbol=effect.symbol)
+            answer = Repair(effect.symbol, first, last, (), ok=False, detail=str(error), ts_ns=self._clock.now_ns())
+        if not answer.ok:
+            await asyncio.sleep(REPAIR_PAUSE_S)  # the engine asks again at once
+        self._emit(answer)
 
     async def _bar(self, effect: FetchBar) -> None:
         self._emit(await self._market.candle(effect.symbol, effect.open_ns, effect.close_ns))
 
     async def _backfill(self, effect: Backfill) -> None:
         """Fetch until the venue answers: without history a symbol stays frozen, so nothing is lost by waiting."""
-        for attempt in range(RETRIES_MAX):
+        for attempt in itertools.count(1):
             try:
                 history = await self._market.history(effect.symbol, bars=effect.bars)
             except Transient as error:
-                log.warning("backfill", symbol=effect.symbol, error=str(error), attempt=attempt + 1)
-                await asyncio.sleep(min(RETRY_S_MAX, 0.5 * 2**attempt))
-                continue
-            self._emit(history)
-            return
-        raise Transient(f"no history of {effect.symbol} after {RETRIES_MAX} attempts")
+                log.warning("backfill", symbol=effect.symbol, error=str(error), attempt=attempt)
+            except Exception:  # an answer nobody foresaw must not leave the symbol dark for ever
+                log.exception("backfill failed", symbol=effect.symbol, attempt=attempt)
+            else:
+                self._emit(history)
+                return
+            await asyncio.sleep(pause_s(attempt))
 
     async def _confirm(self, effect: ConfirmQuiet) -> None:
         self._emit(await self._market.confirm(effect.symbol))
+
+
+def pause_s(attempt: int) -> float:
+    """Return how long to wait after so many vain attempts (>= 1), seconds."""
+    return min(RETRY_S_MAX, 0.25 * 2.0 ** min(attempt, 10))
 
 
 def summary(step: Step) -> dict[str, object]:
