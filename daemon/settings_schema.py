@@ -201,6 +201,13 @@ class Risk(Section):
         default=0.10, gt=0, le=1, description="a larger difference is worked in slices over time"
     )
     max_orders_per_minute: int = Field(default=0, ge=0, le=6000, description="0 = 80 % of the venue's published limits")
+    max_repeats: int = Field(
+        default=20,
+        ge=0,
+        le=1000,
+        description="orders executed on one side of a symbol within 5 minutes, none on the other: decisions stop "
+        "until `resume`; exits never count; 0 = off",
+    )
     price_collar: float = Field(default=0.01, gt=0, le=0.2, description="against an independent reference")
     exit_collar: float = Field(default=0.05, gt=0, le=0.5, description="the same for orders that reduce exposure")
     stop_loss: float = Field(default=0.08, ge=0, lt=1, description="per position, from average entry")

@@ -6,6 +6,7 @@ import msgspec
 
 from daemon.domain.market import NS_PER_MS, NS_PER_S
 from daemon.domain.orders import Tif
+from risk.repeats import REPEATS
 
 NS_PER_HOUR = 3600 * NS_PER_S
 BPS = 1e-4
@@ -17,7 +18,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     Ratios are fractions (of equity where not said otherwise), ``…_ns`` nanoseconds, ``…_ms`` milliseconds, ``…_bps`` basis
     points. A stop of 0 is off. ``max_orders_per_minute`` 0 means 80 % of what the venue publishes
-    (``venue_orders_per_10s``). ``fee_rate`` is the fraction of notional a taker pays.
+    (``venue_orders_per_10s``); ``max_repeats`` 0 is off. ``fee_rate`` is the fraction of notional a taker pays.
     """
 
     max_weight: float = 0.30
@@ -25,6 +26,7 @@ class Limits(msgspec.Struct, frozen=True):
     min_cash: float = 0.02
     max_order_notional: float = 0.10
     max_orders_per_minute: int = 0
+    max_repeats: int = REPEATS
     venue_orders_per_10s: int = 50
     price_collar: float = 0.01
     exit_collar: float = 0.05
@@ -84,6 +86,7 @@ CEILINGS: dict[str, tuple[float, float]] = {
     "min_cash": (0.0, 0.999),
     "max_order_notional": (TINY, 1.0),
     "max_orders_per_minute": (0, 6000),
+    "max_repeats": (0, 1000),
     "venue_orders_per_10s": (1, 1000),
     "price_collar": (TINY, 0.2),
     "exit_collar": (TINY, 0.5),

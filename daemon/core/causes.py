@@ -18,9 +18,10 @@ LOOP_LAG = "loop_lag"
 BREAK = "reconcile_break"
 FAULT = "fault"
 KEY_REFUSED = "key_refused"
+REPEATED = "repeated_execution"
 SECOND_WRITER = "second_writer"
 
-LIFTED_BY_RESUME = frozenset({DRAWDOWN, OPERATOR_REDUCE, OPERATOR_FLATTEN, FAULT, KEY_REFUSED, SECOND_WRITER})
+LIFTED_BY_RESUME = frozenset({DRAWDOWN, OPERATOR_REDUCE, OPERATOR_FLATTEN, FAULT, KEY_REFUSED, REPEATED, SECOND_WRITER})
 """Latched causes that ``resume`` lifts; the kill latch is lifted on the host alone."""
 
 LATCHED = LIFTED_BY_RESUME | {KILL}

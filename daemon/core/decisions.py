@@ -1,7 +1,7 @@
 """From a closed column to a decision and back: ask the worker, refuse what is late, plan, gate, submit."""
 
 from daemon.core import submit as door
-from daemon.core.causes import STARTING
+from daemon.core.causes import REPEATED, STARTING
 from daemon.core.columns import Columns
 from daemon.core.config import EngineConfig
 from daemon.core.pack import pack
@@ -135,6 +135,8 @@ class Decisions:
         state = self._state
         if STARTING in state.causes or state.trading is TradingState.HALTED:
             return NoDecision(NoReason.NOT_READY, "halted: " + ", ".join(state.causes.names))
+        if REPEATED in state.causes:
+            return NoDecision(NoReason.PAUSED, "the strategy repeated itself: it waits for `resume`")
         if state.paused:
             return NoDecision(NoReason.PAUSED, "paused by an operator")
         if not self.up:

@@ -325,6 +325,8 @@ class Engine:
                 state.paused = False
                 if cause.DRAWDOWN in state.causes:
                     state.drawdown.rearm()
+                if cause.REPEATED in state.causes:
+                    state.repeats.clear()
                 state.causes.resume()
                 state.exits.abandon(WOUND_UP)
             case Action.REDUCE_ONLY:

@@ -6,6 +6,7 @@ from daemon.core.state import State
 from daemon.domain.events import TradingState
 from daemon.domain.orders import Cause
 from risk.drawdown import DrawdownState
+from risk.repeats import RepeatsState
 from risk.stops import StopsState
 
 
@@ -19,6 +20,7 @@ class Memory(msgspec.Struct, frozen=True):
     drawdown: DrawdownState = DrawdownState()
     day: int = 0
     turnover_day: float = 0.0
+    repeats: RepeatsState = RepeatsState()
 
 
 def remember(state: State) -> str:
@@ -31,6 +33,7 @@ def remember(state: State) -> str:
         drawdown=state.drawdown.snapshot(),
         day=state.day,
         turnover_day=state.turnover_day,
+        repeats=state.repeats.snapshot(),
     )
     return msgspec.json.encode(memory, order="sorted").decode()
 
@@ -50,3 +53,4 @@ def recall(state: State, text: str) -> None:
     state.drawdown.restore(memory.drawdown)
     state.day = memory.day
     state.turnover_day = memory.turnover_day
+    state.repeats.restore(memory.repeats)

@@ -8,7 +8,7 @@ from daemon.core.plans import client_prefix
 from daemon.core.state import State
 from daemon.domain.events import Alert, Booked, Cancel, Denied, Effect, Recorded, Resolve, TradingState
 from daemon.domain.market import NS_PER_S
-from daemon.domain.orders import Fill, OrderState, OrderUpdate, Side, Tif
+from daemon.domain.orders import Cause, Fill, OrderState, OrderUpdate, Side, Tif
 from risk.money import ZERO
 
 NONE: tuple[Effect, ...] = ()
@@ -74,10 +74,23 @@ class OrderDesk:
         effects: tuple[Effect, ...] = (Booked(fill, None),)
         if order is not None and order.state is not was:
             effects += (Recorded(self._moved(order, fill)),)
+        if order is not None and order.booked == fill.qty and order.intent.cause is Cause.REBALANCE:
+            effects += self._repeated(fill)
         effects += self._exits.position_changed(fill.symbol)
         if fill.side is Side.BUY:
             effects += self._exits.bought(fill.symbol, state.now_ns)
         return effects
+
+    def _repeated(self, fill: Fill) -> tuple[Effect, ...]:
+        """Count the first execution of an order that the strategy wanted (P7)."""
+        state = self._state
+        if not state.repeats.executed(fill.symbol, fill.side, fill.ts_event_ns):
+            return NONE
+        if not state.causes.put(cause.REPEATED, TradingState.REDUCING):
+            return NONE
+        most = state.config.limits.max_repeats
+        detail = f"{most} times {fill.side} within minutes and nothing back: no decisions until `resume`"
+        return (Alert(cause.REPEATED, detail, fill.symbol, state.now_ns),)
 
     def _moved(self, order: Working, fill: Fill) -> OrderUpdate:
         """Return the state that an execution proves."""

@@ -14,6 +14,7 @@ from daemon.domain.orders import Side
 from risk.drawdown import Drawdown, LossVerdict
 from risk.gate import Gate
 from risk.money import exact, reference_price
+from risk.repeats import Repeats
 from risk.stops import Stops
 from risk.views import GateView, MarketView
 
@@ -33,6 +34,7 @@ class State:
         self.stops = Stops(config.limits)
         self.drawdown = Drawdown(config.limits)
         self.gate = Gate(config.limits, config.universe)
+        self.repeats = Repeats(config.limits.max_repeats)
         self._values: dict[str, tuple[Decimal, Book | None, float, Decimal | None]] = {}
         self.now_ns = 0
         self.offset_ns = 0

@@ -35,6 +35,7 @@ def limits(settings: Settings) -> Limits:
         min_cash=risk.min_cash,
         max_order_notional=risk.max_order_notional,
         max_orders_per_minute=risk.max_orders_per_minute,
+        max_repeats=risk.max_repeats,
         price_collar=risk.price_collar,
         exit_collar=risk.exit_collar,
         stop_loss=risk.stop_loss,
