@@ -83,6 +83,7 @@ turnover_max = 1.0
 turnover_max_day = 1000.0
 [risk]
 max_orders_per_minute = 6000
+max_repeats = 0
 max_drawdown = 0.9
 max_daily_loss = 0.9
 cvar_limit = 1.0

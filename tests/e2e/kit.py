@@ -167,7 +167,13 @@ def configuration(state_dir: Path, base: str, metrics: int, changes: Mapping[str
         "feed": {"backfill_bars": 200, "grace_ms": 300},
         "forecast": {"model": "ewma", "shrink": "none", "horizon_bars": 5},
         "optimizer": {"fully_invested": True, "cost_bps": 0.0, "turnover_max_day": 1000.0},
-        "risk": {"max_order_notional": 0.01, "cvar_limit": 1.0, "max_daily_loss": 0.5, "max_drawdown": 0.5},
+        "risk": {
+            "max_order_notional": 0.01,
+            "max_repeats": 0,  # one order in every bar, bar after bar, is what these tests want
+            "cvar_limit": 1.0,
+            "max_daily_loss": 0.5,
+            "max_drawdown": 0.5,
+        },
         "api": {"listen": "127.0.0.1:0"},
         "metrics": {"listen": f"127.0.0.1:{metrics}"},
         "ui": {"listen": ""},
