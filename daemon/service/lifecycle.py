@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -12,9 +11,8 @@ import structlog
 
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
-from daemon.domain.errors import BallastError, Transient
 from daemon.domain.events import Action, Command, Effect, Event, Fault, Killed, Link, Listed, Timer
-from daemon.domain.market import NS_PER_S, Malformed
+from daemon.domain.market import Malformed
 from daemon.domain.ports import Venue
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Conflator, Feed
@@ -22,17 +20,18 @@ from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.market import MarketData
 from daemon.edge.rest import Rest
-from daemon.edge.supervisor import Supervisor
+from daemon.edge.supervisor import Eternal, Supervisor
 from daemon.edge.worker import Worker
 from daemon.outlets.api import Api
 from daemon.outlets.journal import Journal
-from daemon.outlets.listener import make_tokens
 from daemon.outlets.metrics import Metrics, MetricsListener, Snapshot
 from daemon.service.desk import Desk, Facts
 from daemon.service.dispatch import Dispatcher
+from daemon.service.stages import Stage, stop_in
 from daemon.service.training import Trainer, model_rows
+from daemon.service.upkeep import Upkeep, until
 from daemon.service.venues import Surroundings, VenueParts, check_key, exchange_of, live_venue, paper_venue
-from daemon.service.wiring import account_of, engine_config, ledger_config, worker_config
+from daemon.service.wiring import account_of, engine_config, ledger_config, tokens_of, worker_config
 from daemon.settings import Settings, config_hash, read_keys, redacted
 from daemon.wire.binance import BinanceWire
 from daemon.wire.binance_streams import streams_of
@@ -41,14 +40,11 @@ log = structlog.get_logger("ballast")
 
 TIMER_S = 0.05
 FLUSH_TIMERS = 20
-RECONCILE_S = 30.0
-CLOCK_S = 60.0
-RETRY_S = 2.0
-DAY_NS = 86_400 * NS_PER_S
-HOUR_NS = 3_600 * NS_PER_S
-DAILY_BARS = 365
-HOURLY_BARS = 15
+AWAY_S = 10.0
+"""A loop that was away for longer than this compares with the venue at once (F45)."""
 DRAIN_S = 3.0
+EARLY_MAX = 100
+"""Commands kept while the exchange is still waited for."""
 STREAM_URL = "wss://stream.binance.com:9443"
 
 
@@ -74,7 +70,12 @@ class Service:
         self.offset_ns = 0
         self._stop = asyncio.Event()
         self._stopping = False
-        self._killed = False
+        self._killed: bool | None = None
+        self._owed_latch = ""
+        self._taking = False
+        self._early: list[Event] = []
+        self._trading: dict[str, Eternal] = {}
+        self.upkeep: Upkeep | None = None
         self.fatal: BaseException | None = None
         self._parts: VenueParts | None = None
         self._closers: list[Callable[[], Any]] = []
@@ -83,24 +84,49 @@ class Service:
     # ------------------------------------------------------------------ events
 
     def emit(self, event: Event) -> None:
-        """Hand an event to the engine."""
-        self.runner.emit(event)
+        """Hand an event to the engine; before it takes any, a few are kept for it."""
+        if self._taking:
+            self.runner.emit(event)
+        elif len(self._early) < EARLY_MAX:
+            self._early.append(event)
 
     def command(self, action: Action, source: str) -> str:
         """Enqueue an operator's command and return its id; a kill latches before anything else."""
         now_ns = self.clock.now_ns()
         if action is Action.KILL:
-            self.latch.set(f"{source} at {now_ns}")
+            self._latch(f"{source} at {now_ns}")
+        if action is Action.RESUME:
+            self._revive()
         name = f"{source}-{now_ns}"
         self.emit(Command(name, action, source, now_ns))
         return name
+
+    def _latch(self, detail: str) -> None:
+        """Make the kill latch; where the disk refuses, the engine halts all the same and the latch is tried again."""
+        try:
+            self.latch.set(detail)
+        except OSError as error:
+            self._owed_latch = detail
+            log.critical("kill latch cannot be written", path=str(self.latch.path), error=str(error))
+        else:
+            self._owed_latch = ""
+
+    def _revive(self) -> None:
+        """Start the trading tasks again that had failed for good: whoever resumes wants them."""
+        for name in self.supervisor.failed():
+            if name in self._trading:
+                log.warning("task started again", task=name)
+                self.supervisor.trading(name, self._trading[name])
 
     def _fault(self, task: str, detail: str) -> None:
         self.emit(Fault(task, detail, self.clock.now_ns()))
 
     def _observe(self, event: Event) -> None:
         if not isinstance(event, Malformed):  # counted by the engine, together with what it refuses itself
-            self.metrics.observe_event(event)
+            try:
+                self.metrics.observe_event(event)
+            except Exception:  # whoever only watches can never reach trading
+                log.exception("watching failed", event_kind=type(event).__name__)
         if self._parts is not None and self._parts.observe is not None:
             self._parts.observe(event)
 
@@ -124,11 +150,11 @@ class Service:
             Rest(exchange, self.clock, on_request=self._on_request), self.clock, bar_ns=settings.bar_ns
         )
         self._serve()
-        listed = await self._until(lambda: self.market.instruments(settings.universe), "trading rules")
-        self.offset_ns = await self._until(self.market.clock_offset, "the venue's clock")
+        listed = await until(lambda: self.market.instruments(settings.universe), "trading rules")
+        self.offset_ns = await until(self.market.clock_offset, "the venue's clock")
         if self.keys is not None:
             keys = self.keys
-            await self._until(lambda: check_key(settings, keys, self.clock), "what the key may do")
+            await until(lambda: check_key(settings, keys, self.clock), "what the key may do")
         self._make_runner(listed)
         around = Surroundings(
             settings, self.emit, self.clock, self.latch, self.ledger, self.market, listed, self.metrics.order_sent
@@ -149,11 +175,12 @@ class Service:
             ),
             on_tick=parts.on_tick,
         )
-        self.emit(restored)
-        self.emit(listed)
+        self._taking = True
+        for event in (restored, listed, *self._early):
+            self.emit(event)
         self._tick_clock()
         self._check_latch()
-        await self._until(lambda: parts.begin(restored), "the account")
+        await until(lambda: parts.begin(restored), "the account")
         self._start_tasks(listed, parts)
 
     def _make_runner(self, listed: Listed) -> None:
@@ -180,12 +207,23 @@ class Service:
             f"{base}/stream", streams_of(listed.instruments), self.runner.on_frame, self._on_link, clock=self.clock
         )
         self.trainer = Trainer(settings, self.market, self.clock, on_model=self.worker.reload_model)
-        trading = {"timer": self._timers, "feed": self.feed.run, "worker": self.worker.run, **parts.tasks}
-        for name, run in (*trading.items(), ("reconcile", self._reconciling)):
+        self.upkeep = upkeep = Upkeep(
+            universe=settings.universe,
+            hourly=bool(settings.risk.volatility_stop),
+            market=self.market,
+            venue=parts.venue,
+            emit=self.emit,
+            clock=self.clock,
+            on_offset=self._on_offset,
+        )
+        self._trading = {"timer": self._timers, "feed": self.feed.run, "worker": self.worker.run, **parts.tasks}
+        self._trading["reconcile"] = upkeep.reconcile
+        for name, run in self._trading.items():
             self.supervisor.trading(name, run)
         for name, run in (
-            ("clock", self._watch_clock),
-            ("candles", self._other_candles),
+            ("clock", upkeep.follow_clock),
+            ("rules", upkeep.follow_rules),
+            ("candles", upkeep.candles),
             ("training", self.trainer.run),
         ):
             self.supervisor.outlet(name, run)
@@ -202,19 +240,12 @@ class Service:
                 ledger_writable=lambda: self.ledger.writable,
                 failed=self.supervisor.failed,
                 depths=self._depths,
-                journal_bytes=lambda: self.journal.bytes_written,
+                journal_bytes=lambda: self.journal.bytes_written if self._taking else 0,
                 models=lambda: model_rows(settings.state_path / "models"),
             ),
         )
         self.metrics.set_gauges(self._snapshot)
-        tokens = make_tokens(
-            settings.state_path,
-            {
-                "read": settings.api.token_file,
-                "control": settings.api.control_token_file,
-                "kill": settings.api.kill_token_file,
-            },
-        )
+        tokens = tokens_of(settings)
         self.api = Api(settings.api.listen, self.desk, self.command, tokens=tokens, state_path=settings.state_path)
         self.scrape = MetricsListener(settings.metrics.listen, self.metrics, tokens=tokens)
         self.api.bind()
@@ -232,15 +263,6 @@ class Service:
         self.supervisor.outlet("api", self.api.serve)
         self.supervisor.outlet("metrics", self.scrape.serve)
 
-    async def _until(self, ask: Callable[[], Any], what: str) -> Any:
-        """Ask again and again until the venue answers: an unreachable exchange is waited for, in HALTED."""
-        while True:
-            try:
-                return await ask()
-            except Transient as error:
-                log.warning("waiting for the exchange", wanted=what, error=str(error))
-                await asyncio.sleep(RETRY_S)
-
     # ------------------------------------------------------------------ eternal tasks
 
     async def _timers(self) -> None:
@@ -253,6 +275,8 @@ class Service:
             await asyncio.sleep(max(0.0, due - loop.time()))
             self.loop_lag_s = max(0.0, loop.time() - due)
             self.metrics.loop_lag.observe(self.loop_lag_s)
+            if self.loop_lag_s > AWAY_S and self.upkeep is not None:
+                self.upkeep.hurry()
             self._check_latch()
             for book in self.conflator.flush(self.wire):
                 self.emit(book)
@@ -271,7 +295,9 @@ class Service:
         return now_ns
 
     def _check_latch(self) -> None:
-        on = self.latch.is_set()
+        if self._owed_latch:
+            self._latch(self._owed_latch)
+        on = bool(self._owed_latch) or self.latch.is_set()
         if on != self._killed:
             self._killed = on
             self.emit(Killed(on, self.latch.detail() or "kill latch", self.clock.now_ns()))
@@ -281,34 +307,6 @@ class Service:
             self.ready_ns = now_ns
             log.info("ready", instance=self.settings.instance, mode=self.settings.mode, api=self.api.address)
 
-    async def _reconciling(self) -> None:
-        """Reconcile at start and then continuously."""
-        if self._parts is None:
-            return
-        while True:
-            try:
-                await self._parts.venue.reconcile()
-            except Transient as error:
-                log.warning("reconcile", error=str(error))
-                await asyncio.sleep(RETRY_S)
-                continue
-            await asyncio.sleep(RECONCILE_S if self.engine.state.reconciled_ns else RETRY_S)
-
-    async def _watch_clock(self) -> None:
-        while True:
-            await asyncio.sleep(CLOCK_S)
-            self.offset_ns = await self.market.clock_offset()
-
-    async def _other_candles(self) -> None:
-        """Daily candles for CVaR once a day; hourly ones for the volatility stop while it is on."""
-        while True:
-            for symbol in self.settings.universe:
-                self.emit(await self._until(partial(self.market.candles, symbol, DAY_NS, DAILY_BARS), "daily candles"))
-                if self.settings.risk.volatility_stop:
-                    hourly = partial(self.market.candles, symbol, HOUR_NS, HOURLY_BARS)
-                    self.emit(await self._until(hourly, "hourly candles"))
-            await asyncio.sleep((HOUR_NS if self.settings.risk.volatility_stop else DAY_NS) / NS_PER_S)
-
     # ------------------------------------------------------------------ callbacks
 
     def _on_link(self, up: bool, detail: str) -> None:
@@ -317,8 +315,15 @@ class Service:
 
     def _on_request(self, endpoint: str, outcome: str, weight: int) -> None:
         self.metrics.request(endpoint, outcome)
+        if self.upkeep is not None:
+            self.upkeep.asked(outcome)
+
+    def _on_offset(self, offset_ns: int) -> None:
+        self.offset_ns = offset_ns
 
     def _depths(self) -> dict[str, int]:
+        if not self._taking:
+            return {}
         return {
             "events": self.runner.depth,
             "ledger": self.ledger.backlog,
@@ -364,28 +369,15 @@ class Service:
     async def stop(self) -> None:
         """Stop in stages: no new orders, let what was sent be answered, close the venue, write everything down."""
         self._stopping = True
-        stages: list[tuple[str, Callable[[], Any], float]] = [
-            ("drain", self._drain, DRAIN_S + 1),
-            ("venue", self._close_venue, 3.0),
-            ("tasks", self.supervisor.stop, 4.0),
-        ]
-        for name, stage, timeout_s in stages:
-            await self._stage(name, stage, timeout_s)
-        for close in reversed(self._closers):
-            await self._stage(getattr(close, "__qualname__", "close"), close, 5.0)
-
-    async def _stage(self, name: str, stage: Callable[[], Any], timeout_s: float) -> None:
-        started = asyncio.get_running_loop().time()
-        try:
-            async with asyncio.timeout(timeout_s):
-                result = stage()
-                if asyncio.iscoroutine(result) or isinstance(result, asyncio.Future):
-                    await result
-        except TimeoutError:
-            log.error("stop stage is late", stage=name, timeout_s=timeout_s)
-        except (BallastError, OSError) as error:
-            log.error("stop stage failed", stage=name, error=str(error))
-        log.debug("stopped", stage=name, seconds=round(asyncio.get_running_loop().time() - started, 3))
+        closing = [Stage(getattr(close, "__qualname__", "close"), close, 5.0) for close in reversed(self._closers)]
+        await stop_in(
+            (
+                Stage("drain", self._drain, DRAIN_S + 1),
+                Stage("venue", self._close_venue, 3.0),
+                Stage("tasks", self.supervisor.stop, 4.0),
+                *closing,
+            )
+        )
 
     async def _drain(self) -> None:
         await self.supervisor.settle(DRAIN_S)

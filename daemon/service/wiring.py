@@ -9,6 +9,7 @@ from daemon.domain.market import NS_PER_MS
 from daemon.domain.orders import Tif
 from daemon.edge.ledger import LedgerConfig
 from daemon.edge.worker_wire import WorkerConfig
+from daemon.outlets.listener import Tokens, make_tokens
 from daemon.settings import ExchangeKeys, Settings, config_hash
 from risk.limits import Limits
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup
@@ -139,3 +140,10 @@ def ledger_config(settings: Settings, account: str, version: str) -> LedgerConfi
         config_hash=config_hash(settings),
         code_version=version,
     )
+
+
+def tokens_of(settings: Settings) -> Tokens:
+    """Return the API's tokens by scope: read from their files, or written where none is configured."""
+    api = settings.api
+    files = {"read": api.token_file, "control": api.control_token_file, "kill": api.kill_token_file}
+    return make_tokens(settings.state_path, files)

@@ -1,0 +1,137 @@
+"""What goes on beside the line for ever: comparing with the venue, its clock, its rules, candles of other lengths."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import structlog
+
+from daemon.domain.errors import ConfigError, Transient
+from daemon.domain.events import Link
+from daemon.domain.market import NS_PER_S
+from daemon.domain.ports import Emit, Venue
+from daemon.edge.clock import Clock
+from daemon.edge.market import MarketData
+
+log = structlog.get_logger("ballast")
+
+RECONCILE_S = 30.0
+CLOCK_S = 60.0
+RULES_S = 1_800.0
+RETRY_S = 2.0
+FAILURES_MAX = 3
+"""After so many requests in a row that failed the venue is asked at once whether it is still there."""
+DAY_NS = 86_400 * NS_PER_S
+HOUR_NS = 3_600 * NS_PER_S
+DAILY_BARS = 365
+HOURLY_BARS = 15
+CANDLE_LATE_S = 30.0
+"""How long after its close a candle of another length is fetched."""
+
+T = TypeVar("T")
+
+
+async def until(ask: Callable[[], Awaitable[T]], what: str) -> T:
+    """Ask again and again until the venue answers: an unreachable exchange is waited for, in HALTED."""
+    while True:
+        try:
+            return await ask()
+        except Transient as error:
+            log.warning("waiting for the exchange", wanted=what, error=str(error))
+            await asyncio.sleep(RETRY_S)
+
+
+class Upkeep:
+    """Holds the chores; each method is one eternal task.
+
+    ``hourly`` says whether hourly candles are wanted (the volatility stop), ``on_offset`` takes the venue's clock minus ours.
+    """
+
+    def __init__(
+        self,
+        *,
+        universe: tuple[str, ...],
+        hourly: bool,
+        market: MarketData,
+        venue: Venue,
+        emit: Emit,
+        clock: Clock,
+        on_offset: Callable[[int], None],
+    ) -> None:
+        """Start with a venue that is believed to be there."""
+        self._universe = universe
+        self._hourly = hourly
+        self._market = market
+        self._venue = venue
+        self._emit = emit
+        self._clock = clock
+        self._on_offset = on_offset
+        self._failures = 0
+        self._now = asyncio.Event()
+        self._rest_up = True
+
+    # ------------------------------------------------------------------ comparing
+
+    async def reconcile(self) -> None:
+        """Compare at start and then continuously; a venue that does not answer is REST down until it does (F16)."""
+        while True:
+            self._now.clear()
+            try:
+                await self._venue.reconcile()
+            except Transient as error:
+                log.warning("reconcile", error=str(error))
+                self._rest(up=False, detail=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._rest(up=True, detail="")
+            try:
+                await asyncio.wait_for(self._now.wait(), RECONCILE_S)
+            except TimeoutError:
+                continue
+
+    def hurry(self) -> None:
+        """Compare now: something happened that makes what we know doubtful."""
+        self._now.set()
+
+    def asked(self, outcome: str) -> None:
+        """Take the outcome of any request: several failures in a row are a reason to compare now."""
+        self._failures = 0 if outcome == "ok" else self._failures + 1
+        if self._failures == FAILURES_MAX:
+            self.hurry()
+
+    def _rest(self, *, up: bool, detail: str) -> None:
+        if up != self._rest_up:
+            self._rest_up = up
+            self._emit(Link("rest", up, detail, self._clock.now_ns()))
+
+    # ------------------------------------------------------------------ the venue's clock and rules
+
+    async def follow_clock(self) -> None:
+        """Measure the venue's clock every minute."""
+        while True:
+            await asyncio.sleep(CLOCK_S)
+            self._on_offset(await self._market.clock_offset())
+
+    async def follow_rules(self) -> None:
+        """Refresh the trading rules: halts, delistings, new steps (F26)."""
+        while True:
+            await asyncio.sleep(RULES_S)
+            try:
+                self._emit(await until(partial(self._market.instruments, self._universe), "trading rules"))
+            except ConfigError as error:
+                log.error("rules", error=str(error))
+
+    # ------------------------------------------------------------------ candles of other lengths
+
+    async def candles(self) -> None:
+        """Fetch daily candles for CVaR, hourly ones for the volatility stop; again after each has closed."""
+        while True:
+            for symbol in self._universe:
+                self._emit(await until(partial(self._market.candles, symbol, DAY_NS, DAILY_BARS), "daily candles"))
+                if self._hourly:
+                    hourly = partial(self._market.candles, symbol, HOUR_NS, HOURLY_BARS)
+                    self._emit(await until(hourly, "hourly candles"))
+            period_ns = HOUR_NS if self._hourly else DAY_NS
+            left_ns = period_ns - self._clock.now_ns() % period_ns
+            await asyncio.sleep(left_ns / NS_PER_S + CANDLE_LATE_S)
