@@ -1,0 +1,141 @@
+"""Orders leave one after the other while the loop stays awake; what came back is written when the last has left."""
+
+import asyncio
+import gc
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from daemon.domain.events import Booked, Effect, Persist, StateChanged, Submit, TradingState
+from daemon.domain.orders import Approved, Cause, Intent, Side, Tif
+from daemon.edge.clock import Clock
+from daemon.edge.supervisor import Supervisor
+from daemon.service import dispatch
+from daemon.service.dispatch import Dispatcher
+
+ORDERS = 5
+
+
+def approved(number: int) -> Approved:
+    """Return an approved order."""
+    intent = Intent(
+        client_id=f"o{number}",
+        decision="d",
+        leg=0,
+        symbol="BTC/USDT",
+        side=Side.BUY,
+        qty=Decimal(1),
+        limit=Decimal(1),
+        tif=Tif.IOC,
+        cause=Cause.REBALANCE,
+        exit=False,
+        reference=Decimal(1),
+        ts_ns=1,
+        expires_ns=2,
+    )
+    return Approved(intent, 1)
+
+
+class Ports:
+    """A ledger and a venue that answers each order with a row for the ledger, at once."""
+
+    def __init__(self) -> None:
+        """Write down what happens, in order."""
+        self.log: list[str] = []
+        self.answer: Any = None
+
+    async def commit(self, submit: Submit) -> bool:
+        """Make durable."""
+        return True
+
+    def record(self, effect: Effect) -> None:
+        """Queue a row."""
+        self.log.append(f"row {type(effect).__name__}")
+
+    async def send(self, one: Approved) -> None:
+        """Send an order; its answer is booked immediately."""
+        self.log.append(f"send {one.intent.client_id}")
+        self.answer(Booked(None, None))
+
+
+class Rig:
+    """A dispatcher over such ports."""
+
+    def __init__(self) -> None:
+        """Plug everything in."""
+        self.ports = Ports()
+        clock = Clock()
+        self.jobs = Supervisor(clock, lambda _task, _detail: None)
+        ports: Any = self.ports
+        self.dispatch = Dispatcher(
+            ledger=ports,
+            venue=ports,
+            market=ports,
+            worker=ports,
+            supervisor=self.jobs,
+            emit=lambda _event: None,
+            clock=clock,
+            watch=lambda _effect: None,
+            stopping=lambda: False,
+        )
+        self.ports.answer = self.dispatch
+
+
+SUBMIT = Submit("d", tuple(approved(number) for number in range(ORDERS)), (), "{}")
+SENDS = [f"send o{number}" for number in range(ORDERS)]
+
+
+async def test_rows_wait_until_the_last_order_has_left() -> None:
+    """The ledger's thread must not compete with orders that are just being signed; nothing is lost or reordered."""
+    rig = Rig()
+    rig.dispatch(SUBMIT)
+    await rig.jobs.settle(5.0)
+    rig.dispatch(Persist("{}"))
+
+    assert rig.ports.log == [*SENDS, *["row Booked"] * ORDERS, "row Persist"]
+
+
+async def test_rows_wait_in_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound all are written at once, in their order."""
+    monkeypatch.setattr(dispatch, "HELD_ROWS_MAX", 2)
+    rig = Rig()
+    rig.dispatch(SUBMIT)
+    await rig.jobs.settle(5.0)
+
+    assert rig.ports.log.count("row Booked") == ORDERS
+    assert rig.ports.log[:6] == [*SENDS[:3], *["row Booked"] * 3]
+
+
+async def test_the_loop_turns_between_two_orders() -> None:
+    """A trade that arrives while orders leave is heard before the last of them."""
+    rig = Rig()
+    turns: list[int] = []
+
+    async def hear() -> None:
+        while len(turns) < 100:
+            turns.append(len(rig.ports.log))
+            await asyncio.sleep(0)
+
+    rig.dispatch(SUBMIT)
+    await asyncio.gather(hear(), rig.jobs.settle(5.0))
+
+    assert set(range(ORDERS)) <= set(turns)
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """Give the collector back what a test froze."""
+    yield
+    gc.unfreeze()
+
+
+async def test_what_lives_for_ever_is_frozen_when_trading_begins(thawed: None) -> None:
+    """The collector never walks ccxt's tables in the middle of trading."""
+    rig = Rig()
+    rig.dispatch(StateChanged(TradingState.REDUCING, (), 1))
+    before = gc.get_freeze_count()
+    rig.dispatch(StateChanged(TradingState.ACTIVE, (), 2))
+
+    assert gc.get_freeze_count() > before + 1000
