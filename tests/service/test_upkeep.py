@@ -1,0 +1,188 @@
+"""The chores beside the line, and the stages of a stop."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from daemon.domain.errors import ConfigError, Transient
+from daemon.domain.events import Candles, Event, Link, Listed
+from daemon.edge.clock import Clock
+from daemon.service import upkeep
+from daemon.service.stages import Stage, stop_in
+from daemon.service.upkeep import DAY_NS, FAILURES_MAX, HOUR_NS, Upkeep, until
+
+PAIRS = ("BTC/USDT", "ETH/USDT")
+
+
+class World:
+    """Venue and market data that fail as often as told."""
+
+    def __init__(self) -> None:
+        """Answer well."""
+        self.failures: list[Exception] = []
+        self.asked: list[str] = []
+        self.events: list[Event] = []
+        self.offsets: list[int] = []
+        self.called = asyncio.Event()
+
+    def upkeep(self, *, hourly: bool = False) -> Upkeep:
+        """Return the chores around this world."""
+        here: Any = self
+        return Upkeep(
+            universe=PAIRS,
+            hourly=hourly,
+            market=here,
+            venue=here,
+            emit=self.events.append,
+            clock=Clock(),
+            on_offset=self.offsets.append,
+        )
+
+    def _note(self, what: str) -> None:
+        self.asked.append(what)
+        self.called.set()
+        if self.failures:
+            raise self.failures.pop(0)
+
+    async def reconcile(self) -> None:
+        """Compare."""
+        self._note("reconcile")
+
+    async def clock_offset(self) -> int:
+        """Measure the clock."""
+        self._note("clock")
+        return 7
+
+    async def instruments(self, universe: tuple[str, ...]) -> Listed:
+        """Return the rules."""
+        self._note("rules")
+        return Listed((), 1)
+
+    async def candles(self, symbol: str, interval_ns: int, count: int) -> Candles:
+        """Return candles."""
+        self._note(f"candles {symbol} {interval_ns // HOUR_NS}")
+        return Candles(symbol, interval_ns, (), 1)
+
+    async def saw(self, count: int) -> None:
+        """Wait until so many requests were made."""
+        async with asyncio.timeout(5.0):
+            while len(self.asked) < count:
+                self.called.clear()
+                await self.called.wait()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pauses be short, except the one between comparisons."""
+    for name in ("RETRY_S", "CLOCK_S", "RULES_S"):
+        monkeypatch.setattr(upkeep, name, 0.001)
+
+
+async def run_until(world: World, task: Any, count: int) -> None:
+    """Run an eternal task until so many requests were made."""
+    running = asyncio.create_task(task)
+    await world.saw(count)
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_venue_that_does_not_answer_is_rest_down_until_it_does() -> None:
+    """F16: told once when it goes, once when it comes back."""
+    world = World()
+    world.failures = [Transient("a"), Transient("b")]
+    await run_until(world, world.upkeep().reconcile(), 3)
+
+    links = [event for event in world.events if isinstance(event, Link)]
+    assert [(link.feed, link.up) for link in links] == [("rest", False), ("rest", True)]
+
+
+async def test_several_failed_requests_or_a_long_absence_compare_at_once() -> None:
+    """The next comparison does not wait for its half minute."""
+    world = World()
+    chores = world.upkeep()
+    running = asyncio.create_task(chores.reconcile())
+    await world.saw(1)
+    for _ in range(FAILURES_MAX):
+        chores.asked("error")
+    await world.saw(2)
+    chores.asked("ok")
+    chores.hurry()
+    await world.saw(3)
+    running.cancel()
+
+    assert world.asked == ["reconcile"] * 3
+
+
+async def test_the_interval_passes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparing goes on for ever."""
+    monkeypatch.setattr(upkeep, "RECONCILE_S", 0.001)
+    world = World()
+    await run_until(world, world.upkeep().reconcile(), 3)
+
+
+async def test_the_clock_is_measured_again_and_again() -> None:
+    """F47: the offset follows the venue's clock."""
+    world = World()
+    await run_until(world, world.upkeep().follow_clock(), 2)
+
+    assert world.offsets[0] == 7
+
+
+async def test_rules_are_refreshed_and_a_refusal_is_no_end() -> None:
+    """F26: a symbol that is gone is logged; the rest is asked for again."""
+    world = World()
+    world.failures = [ConfigError("universe: X not listed")]
+    await run_until(world, world.upkeep().follow_rules(), 3)
+
+    assert {type(event) for event in world.events} == {Listed}
+
+
+@pytest.mark.parametrize(("hourly", "count"), [(False, 2), (True, 4)])
+async def test_candles_of_other_lengths_are_fetched_and_then_their_close_is_awaited(hourly: bool, count: int) -> None:
+    """Daily ones always, hourly ones while the volatility stop is on."""
+    world = World()
+    await run_until(world, world.upkeep(hourly=hourly).candles(), count)
+
+    lengths = {event.interval_ns for event in world.events if isinstance(event, Candles)}
+    assert lengths == ({DAY_NS, HOUR_NS} if hourly else {DAY_NS})
+    assert len(world.asked) == count
+
+
+async def test_until_passes_on_what_no_retry_can_cure() -> None:
+    """Only what passes by itself is waited for."""
+    answers: list[Exception] = [Transient("x"), ConfigError("no")]
+
+    async def ask() -> int:
+        raise answers.pop(0)
+
+    with pytest.raises(ConfigError):
+        await until(ask, "it")
+
+
+async def test_every_stage_of_a_stop_has_its_turn() -> None:
+    """One that raises, one that hangs, plain and async ones: the ledger at the end is closed all the same."""
+    done: list[str] = []
+
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    async def boom() -> None:
+        raise ExceptionGroup("several", [RuntimeError("x")])
+
+    async def fine() -> None:
+        done.append("async")
+
+    await stop_in(
+        (
+            Stage("hang", hang, 0.01),
+            Stage("boom", boom, 1.0),
+            Stage("sync boom", lambda: int("x"), 1.0),
+            Stage("async", fine, 1.0),
+            Stage("plain", lambda: done.append("plain"), 1.0),
+        )
+    )
+
+    assert done == ["async", "plain"]
