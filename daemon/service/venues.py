@@ -18,6 +18,8 @@ from daemon.edge.paper import PaperConfig, PaperVenue
 from daemon.edge.reconcile import Ownership
 from daemon.edge.rest import Rest, make_exchange
 from daemon.edge.userstream import Sinks, UserStream
+from daemon.edge.watchdog import Watchdog
+from daemon.edge.watchdog_venue import Setup
 from daemon.settings import ExchangeKeys, Settings
 from risk.money import exact
 
@@ -29,8 +31,8 @@ Eternal = Callable[[], Awaitable[None]]
 class VenueParts(NamedTuple):
     """A venue and what lives beside it.
 
-    ``tasks`` are eternal tasks by name; ``on_tick`` and ``observe`` see the market the venue lives on (paper), ``begin``
-    is awaited once the engine has been restored.
+    ``tasks`` are eternal tasks by name; ``on_tick`` and ``observe`` see the market the venue lives on (paper), the latter
+    also the time and the latch (the watchdog, live); ``begin`` is awaited once the engine has been restored.
     """
 
     venue: Venue
@@ -133,7 +135,17 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
     async def begin(restored: Restored) -> None:
         await venue.start(restored, markets_of)
 
-    return VenueParts(venue, {"orders": venue.run, "user stream": stream.run}, begin)
+    watchdog = Watchdog(
+        Setup(
+            base_url=str(markets_of.urls["api"]["private"]),
+            key=secret[0],
+            secret=secret[1],
+            prefix=client_prefix(settings.instance),
+            state_dir=str(settings.state_path.resolve()),
+        )
+    )
+    tasks: dict[str, Eternal] = {"orders": venue.run, "user stream": stream.run, "watchdog": watchdog.run}
+    return VenueParts(venue, tasks, begin, observe=watchdog.observe)
 
 
 class TimedPaper(PaperVenue):
