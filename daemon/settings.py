@@ -29,6 +29,8 @@ ENV_OTHER = frozenset({"BALLAST_SHARED"})
 
 CONFIG_BYTES_MAX = 1_000_000
 SECRET_BYTES_MAX = 16_384
+LINE_CHARS_MAX = 500
+"""Longest explanation of one problem; what was given may be repeated in it."""
 _SECRET_WORDS = ("secret", "password", "api_key", "token", "credential")
 
 __all__ = [
@@ -204,8 +206,8 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: larger than {CONFIG_BYTES_MAX} bytes; this is not a configuration file")
     try:
         tree = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML ({error}); correct it there") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or numbers and nests without end
+        raise ConfigError(f"{path}: not valid TOML ({_unlined(str(error))[:200]}); correct it there") from None
     exchange = tree.get("exchange")
     for key in ("api_key", "api_secret"):
         if isinstance(exchange, dict) and key in exchange:
@@ -247,6 +249,9 @@ def _merge_env(tree: dict[str, Any], env: Mapping[str, str], sources: dict[tuple
         if not found:
             problems.append(f"{name}: no such key; see `ballast config --schema` for the keys, or unset the variable")
             continue
+        if not _is_text(env[name]):
+            problems.append(f"{name}: is not UTF-8 text; set it anew, or unset the variable")
+            continue
         branch: Any = tree
         for part in path[:-1]:
             branch = branch.setdefault(part, {}) if isinstance(branch, dict) else {}
@@ -259,6 +264,11 @@ def _merge_env(tree: dict[str, Any], env: Mapping[str, str], sources: dict[tuple
     if tree.get("mode") != "live" and isinstance(exchange, dict):
         for key in ("api_key", "api_secret"):  # in paper no key is read, wherever it may lie
             exchange.pop(key, None)
+
+
+def _is_text(value: str) -> bool:
+    """Say whether a variable's bytes were UTF-8: others reach us as lone surrogates, which nothing can write."""
+    return not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _annotation(path: tuple[str, ...]) -> tuple[bool, Any]:
@@ -291,7 +301,7 @@ def _from_text(text: str, annotation: Any) -> Any:
         return [item.strip() for item in text.split(",") if item.strip()]
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -343,7 +353,7 @@ def _explain(error: ErrorDetails, tree: Mapping[str, Any], sources: Mapping[tupl
         wanted = str(context["error"])
     else:
         wanted = _WANTED.get(error["type"], error["msg"])
-    return f"{prefix}{key} = {_unlined(hide_password(shown))}: {wanted}"
+    return f"{prefix}{key} = {_unlined(hide_password(shown))}: {wanted[:LINE_CHARS_MAX]}"
 
 
 def _unlined(text: str) -> str:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from daemon.domain.errors import Transient
 from daemon.domain.orders import Balance, Fill, OrderState, OrderUpdate, Side
-from daemon.edge.outcomes import STATES, Reply, error_code, redact
+from daemon.edge.outcomes import BROKEN, STATES, Reply, error_code, is_sound, redact
 
 NS_PER_MS = 1_000_000
 NOT_FOUND = -2013
@@ -17,20 +17,26 @@ CANCEL_REJECTED = -2011
 T = TypeVar("T")
 
 
+Number = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 62)]
+"""An id of the venue's; -1 stands for none."""
+Millis = Annotated[int, msgspec.Meta(ge=-1, lt=10**13)]
+"""A time of the venue's, ms; -1 stands for none. Later ones no calendar and no database would take."""
+
+
 class VenueOrder(msgspec.Struct, frozen=True, rename="camel"):
     """An order as the venue shows it."""
 
     symbol: str
-    order_id: int
+    order_id: Number
     status: str
     side: str
     orig_qty: Decimal
     executed_qty: Decimal
     client_order_id: str = ""
     orig_client_order_id: str = ""
-    time: int = 0
-    update_time: int = 0
-    transact_time: int = 0
+    time: Millis = 0
+    update_time: Millis = 0
+    transact_time: Millis = 0
 
     @property
     def client_id(self) -> str:
@@ -47,13 +53,13 @@ class VenueTrade(msgspec.Struct, frozen=True, rename="camel"):
     """An execution on the account as the venue shows it, ours or not."""
 
     symbol: str
-    id: int
-    order_id: int
+    id: Number
+    order_id: Number
     price: Decimal
     qty: Decimal
     commission: Decimal
     commission_asset: str
-    time: int
+    time: Millis
     is_buyer: bool
     is_maker: bool
 
@@ -76,8 +82,8 @@ class VenueTrade(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Placed(msgspec.Struct, rename="camel"):
-    order_id: int
-    transact_time: int
+    order_id: Number
+    transact_time: Millis
     fills: list["_Piece"] = []
 
 
@@ -86,7 +92,7 @@ class _Piece(msgspec.Struct, rename="camel"):
     qty: Decimal
     commission: Decimal
     commission_asset: str
-    trade_id: int
+    trade_id: Number
 
 
 class _Asset(msgspec.Struct):
@@ -127,7 +133,8 @@ def read_order(reply: Reply) -> VenueOrder | None:
 def read_orders(reply: Reply) -> list[VenueOrder]:
     """Return a list of orders. Raises Transient."""
     orders = _read(reply, _ORDERS, "orders")
-    _finite(*(order.executed_qty for order in orders))
+    for order in orders:
+        _finite(order.orig_qty, order.executed_qty)
     return orders
 
 
@@ -164,7 +171,7 @@ def read_pieces(reply: Reply, *, symbol: str, client_id: str, side: Side) -> lis
         placed = _PLACED.decode(reply.body)
         for piece in placed.fills:
             _finite(piece.price, piece.qty, piece.commission)
-    except (msgspec.DecodeError, UnicodeError, Transient):
+    except (*BROKEN, Transient):
         return []
     return [
         Fill(
@@ -211,10 +218,10 @@ def _read(reply: Reply, decoder: msgspec.json.Decoder[T], what: str) -> T:
         raise Transient(f"{what}: {f'status {reply.status}: {body}' if reply.status else 'no answer'}")
     try:
         return decoder.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except BROKEN as error:
         raise Transient(f"{what}: broken answer: {str(error)[:120]}") from error
 
 
 def _finite(*amounts: Decimal) -> None:
-    if not all(amount.is_finite() and amount >= 0 for amount in amounts):
+    if not all(map(is_sound, amounts)):
         raise Transient("an amount in the venue's answer is no amount")

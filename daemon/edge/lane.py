@@ -19,7 +19,7 @@ import certifi
 import msgspec
 
 from daemon.edge.clock import Clock
-from daemon.edge.outcomes import BACK_OFF_S, BAN_S, Reply, redact, retry_after_s
+from daemon.edge.outcomes import BACK_OFF_S, BAN_S, Reply, redact, retry_after_s, whole
 
 CONNECTIONS_MAX: Final = 100
 """Connections of one lane; an order beyond them waits, and its age is checked when it gets one."""
@@ -98,8 +98,8 @@ class Quota:
     def see(self, reply: Reply) -> None:
         """Read an answer's status and headers."""
         for name, value in reply.headers.items():
-            if name.lower() == "x-mbx-used-weight-1m" and value.isdigit():
-                self.weight_used = int(value)
+            if name.lower() == "x-mbx-used-weight-1m" and (used := whole(value)) >= 0:
+                self.weight_used = used
         if reply.status in {418, 429}:
             self.refusals += 1
             default = BAN_S if reply.status == 418 else BACK_OFF_S

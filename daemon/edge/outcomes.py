@@ -6,6 +6,7 @@ ccxt's exception classes are no evidence: it raises the same one for a refused c
 order was accepted, and none at all for an empty 200. So the reply itself is judged: status, headers, body.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -15,6 +16,7 @@ from typing import Final
 import msgspec
 
 from daemon.domain.orders import OrderState
+from risk.money import is_amount
 
 ZERO: Final = Decimal(0)
 
@@ -120,6 +122,14 @@ STATES: Final[Mapping[str, OrderState]] = {
 
 BACK_OFF_S: Final = 10.0
 """Pause after a 429 that names none."""
+BROKEN: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
+"""What msgspec raises on text that is not what it should be; an abyss of brackets included."""
+PAUSE_S_MAX: Final = 7 * 86_400.0
+"""No pause is longer: Binance's longest ban is three days."""
+DECIMALS_MAX: Final = 40
+"""Longest fraction that is believed; the ledger keeps every digit."""
+DIGITS_MAX: Final = 18
+"""Longest number that is read from a header."""
 BAN_S: Final = 120.0
 """Pause after a 418 that names none: the shortest ban Binance gives."""
 
@@ -153,12 +163,12 @@ def judge_order(reply: Reply, *, client_id: str, error: BaseException | None = N
 def _accepted(reply: Reply, client_id: str) -> Outcome:
     try:
         order = _ORDER.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeError) as broken:
+    except BROKEN as broken:
         return _unknown("broken_reply", _first_line(str(broken)))
     if order.client_order_id and order.client_order_id != client_id:
         return _unknown("other_order", f"the answer is about {redact(order.client_order_id)[:40]}")
     state = STATES.get(order.status)
-    if state is None or not order.executed_qty.is_finite():
+    if state is None or not is_sound(order.executed_qty) or len(str(order.order_id)) > DIGITS_MAX:
         return _unknown("unknown_status", f"status {order.status[:40]!r}")
     return Outcome(state=state, code="", detail=order.status, venue_id=str(order.order_id), filled=order.executed_qty)
 
@@ -166,7 +176,7 @@ def _accepted(reply: Reply, client_id: str) -> Outcome:
 def _refused(reply: Reply) -> Outcome:
     try:
         answer = _ERROR.decode(reply.body)
-    except (msgspec.DecodeError, UnicodeError):
+    except BROKEN:
         return _unknown(f"http_{reply.status}", _first_line(reply.body))
     code, detail = str(answer.code), _first_line(answer.msg)
     if answer.code in NOT_PLACED:
@@ -195,19 +205,30 @@ def error_code(reply: Reply) -> int:
     """Return the venue's error code of an answer, 0 where it has none."""
     try:
         return _ERROR.decode(reply.body).code
-    except (msgspec.DecodeError, UnicodeError):
+    except BROKEN:
         return 0
 
 
+def is_sound(amount: Decimal) -> bool:
+    """Say whether an amount can be reckoned with and written down: finite, >= 0, of human size and length."""
+    return is_amount(amount) and abs(int(amount.as_tuple().exponent)) <= DECIMALS_MAX
+
+
 def retry_after_s(headers: Mapping[str, str], *, default: float) -> float:
-    """Return the seconds the venue asked us to wait, at least 1; ``default`` where it named none."""
+    """Return the seconds the venue asked us to wait, 1 to ``PAUSE_S_MAX``; ``default`` where it named none."""
     for name, value in headers.items():
         if name.lower() == "retry-after":
             try:
-                return max(float(value), 1.0)
+                seconds = float(value)
             except ValueError:
                 return default
+            return min(max(seconds, 1.0), PAUSE_S_MAX) if math.isfinite(seconds) else default
     return default
+
+
+def whole(text: str) -> int:
+    """Return the number that a header states, -1 where it is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX else -1
 
 
 _SECRETS: Final = re.compile(

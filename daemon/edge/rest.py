@@ -11,6 +11,7 @@ import ccxt.async_support as ccxt
 from daemon.domain.errors import BallastError, ConfigError, Transient, Unreachable, VenueBusy
 from daemon.domain.market import Malformed
 from daemon.edge.clock import Clock
+from daemon.edge.outcomes import whole
 
 TIMEOUT_MS = 10_000
 """How long one request may take."""
@@ -177,14 +178,14 @@ class Rest:
 
     def _retry_after_s(self) -> float:
         """Return how long the last answer asked us to wait, seconds (ccxt hides it from the exception)."""
-        text = _header(self.exchange.last_response_headers, "retry-after")
-        return min(float(text), BUSY_MAX_S) if text.isdigit() else BUSY_DEFAULT_S
+        seconds = whole(_header(self.exchange.last_response_headers, "retry-after"))
+        return min(float(seconds), BUSY_MAX_S) if seconds >= 0 else BUSY_DEFAULT_S
 
     def _report(self, endpoint: str, outcome: str) -> None:
         """Tell whoever counts."""
         if self._on_request is not None:
-            used = _header(self.exchange.last_response_headers, "x-mbx-used-weight-1m")
-            self._on_request(endpoint, outcome, int(used) if used.isdigit() else -1)
+            used = whole(_header(self.exchange.last_response_headers, "x-mbx-used-weight-1m"))
+            self._on_request(endpoint, outcome, used)
 
 
 def _header(headers: Any, name: str) -> str:

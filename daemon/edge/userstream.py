@@ -23,9 +23,10 @@ from daemon.domain.errors import LinkDown
 from daemon.domain.events import Link
 from daemon.domain.orders import TERMINAL, Balance, Fill, OrderState, OrderUpdate, Side
 from daemon.domain.ports import Emit
+from daemon.edge.binance_account import Millis, Number
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Backoff
-from daemon.edge.outcomes import STATES, redact
+from daemon.edge.outcomes import BROKEN, STATES, is_sound, redact
 
 PATH: Final = "/ws-api/v3"
 NS_PER_MS: Final = 1_000_000
@@ -53,14 +54,14 @@ class _Report(msgspec.Struct):
     kind: str = msgspec.field(name="x")
     status: str = msgspec.field(name="X")
     reason: str = msgspec.field(name="r")
-    order_id: int = msgspec.field(name="i")
+    order_id: Number = msgspec.field(name="i")
     last_qty: Decimal = msgspec.field(name="l")
     filled: Decimal = msgspec.field(name="z")
     last_price: Decimal = msgspec.field(name="L")
     fee: Decimal = msgspec.field(name="n")
     fee_asset: str | None = msgspec.field(name="N")
-    time_ms: int = msgspec.field(name="T")
-    trade_id: int = msgspec.field(name="t")
+    time_ms: Millis = msgspec.field(name="T")
+    trade_id: Number = msgspec.field(name="t")
     maker: bool = msgspec.field(name="m")
 
     @property
@@ -138,17 +139,28 @@ def decode(frame: bytes | str, *, symbols: Mapping[str, str], recv_ns: int) -> U
             case "executionReport":
                 return _report(_REPORT.decode(event), symbols, recv_ns)
             case "outboundAccountPosition":
-                held = _POSITION.decode(event).balances
-                return UserNews(balances=tuple(Balance(asset=h.asset, free=h.free, locked=h.locked) for h in held))
+                return _position(_POSITION.decode(event))
             case "balanceUpdate":
-                change = _CHANGE.decode(event)
-                return UserNews(deposit=(change.asset, change.amount))
+                return _change(_CHANGE.decode(event))
             case "eventStreamTerminated" | "serverShutdown":
                 return UserNews(over=True)
             case _:
                 return UserNews()
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+    except BROKEN as error:
         return UserNews(broken=f"{type(error).__name__}: {str(error)[:120]}")
+
+
+def _position(position: _Position) -> UserNews:
+    held = position.balances
+    if not all(is_sound(one.free) and is_sound(one.locked) for one in held):
+        return UserNews(broken="an amount in an outboundAccountPosition is none")
+    return UserNews(balances=tuple(Balance(asset=one.asset, free=one.free, locked=one.locked) for one in held))
+
+
+def _change(change: _Change) -> UserNews:
+    if not is_sound(change.amount.copy_abs()):
+        return UserNews(broken="the amount in a balanceUpdate is none")
+    return UserNews(deposit=(change.asset, change.amount))
 
 
 def _report(report: _Report, symbols: Mapping[str, str], recv_ns: int) -> UserNews:
@@ -156,7 +168,7 @@ def _report(report: _Report, symbols: Mapping[str, str], recv_ns: int) -> UserNe
     if symbol is None:
         return UserNews()
     amounts = (report.last_qty, report.filled, report.last_price, report.fee)
-    if not all(amount.is_finite() and amount >= 0 for amount in amounts) or report.side not in {"BUY", "SELL"}:
+    if not all(map(is_sound, amounts)) or report.side not in {"BUY", "SELL"}:
         return UserNews(broken="an amount or side in an executionReport is none")
     state = STATES.get(report.status)
     if state is None:
@@ -305,7 +317,7 @@ class UserStream:
                 frame = await socket.recv()
                 try:
                     answer = _FRAME.decode(frame)
-                except (msgspec.DecodeError, UnicodeError) as error:
+                except BROKEN as error:
                     raise LinkDown(f"user stream: broken answer to the subscription: {str(error)[:100]}") from error
                 if answer.id is None or str(answer.id) != str(self._number):
                     continue

@@ -83,6 +83,7 @@ class Wide(msgspec.Struct, frozen=True, tag="wide"):
 
 _Stored = tuple[int, int, bytes] | Header | EffectsHash | Lost | Wide | Event
 """A frame is stored as the tuple that the hot path made."""
+_DECODE: Final = msgspec.msgpack.Decoder(list[_Stored]).decode
 
 
 class DamagedJournalError(ValueError):
@@ -325,8 +326,6 @@ def read_journal(path: Path) -> Iterator[Record]:
 def read_segment(path: Path) -> Iterator[Record]:
     """Yield the records of one segment; see `read_journal`."""
     size = path.stat().st_size
-    decode = msgspec.msgpack.Decoder(list[_Stored]).decode
-    expand = zstandard.ZstdDecompressor()
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             if size < len(MAGIC):
@@ -349,11 +348,18 @@ def read_segment(path: Path) -> Iterator[Record]:
                     return
                 raise DamagedJournalError(f"{path}: damaged at byte {at}: checksum differs")
             try:
-                records = decode(expand.decompress(body, max_output_size=raw_length))
-            except (msgspec.DecodeError, zstandard.ZstdError) as error:
-                raise DamagedJournalError(f"{path}: block at byte {at} cannot be read ({error})") from None
-            for record in records:
-                yield _event(record)
+                records = [_event(record) for record in _DECODE(_expand(body, raw_length))]
+            except (msgspec.DecodeError, zstandard.ZstdError, UnicodeError, RecursionError) as error:
+                raise DamagedJournalError(f"{path}: block at byte {at} cannot be read ({str(error)[:200]})") from None
+            yield from records
+
+
+def _expand(body: bytes, raw_length: int) -> bytes:
+    """Return a block's content; zstd would unpack whatever the frame itself says, however large."""
+    said = zstandard.get_frame_parameters(body).content_size
+    if said != raw_length:
+        raise zstandard.ZstdError(f"its content is {said} bytes, {raw_length} were announced")
+    return zstandard.ZstdDecompressor().decompress(body, max_output_size=raw_length)
 
 
 def _event(record: _Stored) -> Record:

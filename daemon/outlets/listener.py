@@ -22,6 +22,8 @@ from daemon.outlets import logs
 from daemon.settings_values import is_loopback, split_listen
 
 BODY_BYTES_MAX: Final = 64 * 1024
+DIGITS_MAX: Final = 18
+"""Longest number that is read from a header."""
 CONNECTIONS_MAX: Final = 100
 STOP_TIMEOUT_S: Final = 2
 TOKEN_CHARS_MIN: Final = 32
@@ -145,7 +147,9 @@ class Guard:
         if self._loopback and not is_loopback(_host_of(headers.get("host", ""))):
             return 421, "unknown Host; call this service by a name of this machine such as 127.0.0.1"
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > BODY_BYTES_MAX:
+        if not (length.isascii() and length.isdigit()):
+            return 400, "Content-Length is no number"
+        if len(length) > DIGITS_MAX or int(length) > BODY_BYTES_MAX:
             return 413, f"body larger than {BODY_BYTES_MAX} bytes"
         scope = needed_scope(method, path)
         if path in OPEN_PATHS or (scope == "read" and self._open_reads):

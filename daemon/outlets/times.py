@@ -10,6 +10,9 @@ import msgspec
 _TIME_NS_MIN: Final = 10**17
 """``…_ns`` integers above this are instants and get an ISO twin; smaller ones are durations."""
 
+_TIME_NS_MAX: Final = 253_402_300_799 * 10**9
+"""The end of the year 9999: no calendar goes further."""
+
 
 def jsonable(value: object) -> Any:
     """Return plain JSON values: money as strings, non-finite ratios as null, every instant ``…_ns`` with an ISO twin."""
@@ -26,7 +29,7 @@ def _twins(value: Any) -> Any:
         out: dict[str, Any] = {}
         for key, item in cast("dict[str, Any]", value).items():
             out[key] = _twins(item)
-            if key.endswith("_ns") and isinstance(item, int) and item > _TIME_NS_MIN:
+            if key.endswith("_ns") and isinstance(item, int) and _TIME_NS_MIN < item < _TIME_NS_MAX:
                 out[f"{key[:-3]}_iso"] = iso(item)
         return out
     if isinstance(value, list | tuple):

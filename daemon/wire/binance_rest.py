@@ -16,6 +16,12 @@ from daemon.wire.lots import lots_of
 ROWS_MAX = 1000
 """Rows in one answer of klines, aggTrades or historicalTrades (the venue's limit)."""
 
+DECIMALS_MAX = 40
+"""Longest fraction of a rule's amount that is believed."""
+RULE_MAX = Decimal("1e18")
+"""Largest amount that is believed of a rule."""
+ORDERS_MAX = 100_000
+"""Most orders in ten seconds that any limit allows."""
 NS_PER_S = 1_000_000_000
 INTERVALS: dict[int, str] = {
     1 * NS_PER_S: "1s",
@@ -184,6 +190,12 @@ class _Filter(msgspec.Struct):
     ask_down: Decimal = msgspec.field(name="askMultiplierDown", default=Decimal(0))
     max_orders: int = msgspec.field(name="maxNumOrders", default=0)
 
+    @property
+    def amounts(self) -> tuple[Decimal, ...]:
+        """Return every amount the rule states."""
+        sizes = (self.tick, self.step, self.min_qty, self.max_qty, self.min_notional)
+        return (*sizes, self.bid_up, self.bid_down, self.ask_up, self.ask_down)
+
 
 class _Symbol(msgspec.Struct):
     symbol: str
@@ -201,7 +213,7 @@ def orders_per_10s(answer: object) -> int:
         if isinstance(one, dict) and one.get("rateLimitType") == "ORDERS" and one.get("interval") == "SECOND":
             seconds, count = one.get("intervalNum"), one.get("limit")
             if isinstance(seconds, int) and isinstance(count, int) and seconds > 0 and count > 0:
-                return max(1, count * 10 // seconds)
+                return min(max(1, count * 10 // seconds), ORDERS_MAX)
     return 0
 
 
@@ -214,6 +226,10 @@ def instrument(entry: object) -> Instrument | Malformed:
     by_type = {rule.type: rule for rule in one.filters}
     price, lot = by_type.get("PRICE_FILTER"), by_type.get("LOT_SIZE")
     notional = by_type.get("NOTIONAL") or by_type.get("MIN_NOTIONAL")
+    if not all(_sane(value) for rule in one.filters for value in rule.amounts):
+        return malformed(
+            RejectReason.BAD_SIZE, f"exchangeInfo: {one.symbol} states amounts that are none", one.symbol, 0
+        )
     if price is None or lot is None or notional is None or price.tick <= 0 or lot.step <= 0:
         return malformed(
             RejectReason.BAD_SIZE, f"exchangeInfo: {one.symbol} states no tick, step or minimum", one.symbol, 0
@@ -238,6 +254,11 @@ def instrument(entry: object) -> Instrument | Malformed:
         max_orders=count.max_orders if count else 0,
         trading=one.status == "TRADING" and one.spot,
     )
+
+
+def _sane(value: Decimal) -> bool:
+    """Say whether a rule's amount can be reckoned with: finite, >= 0, of human size and length."""
+    return value.is_finite() and 0 <= value <= RULE_MAX and abs(int(value.as_tuple().exponent)) <= DECIMALS_MAX
 
 
 def _plain(value: Decimal) -> Decimal:
