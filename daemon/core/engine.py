@@ -224,7 +224,8 @@ class Engine:
         state = self.state
         if not state.links["market"]:
             return "market stream is down"
-        newest = max((market.newest_ns for market in state.markets.values()), default=0)
+        # Frames only: REST may vouch for a quiet symbol on a flowing connection, never for a connection that is silent.
+        newest = max((market.frame_ns for market in state.markets.values()), default=0)
         if state.now_ns - newest > self.config.max_age_ns:
             return f"no market data for {(state.now_ns - newest) / NS_PER_S:.1f} s"
         bound_ns = state.now_ns - 10 * self.config.max_age_ns
@@ -343,9 +344,9 @@ class Engine:
         if not event.on:
             causes.drop(cause.KILL)
             return NONE
-        if not causes.put(cause.KILL, TradingState.HALTED):
-            return NONE
-        return (CancelAllOrders("kill"), Alert("kill", event.detail, "", event.ts_ns))
+        news = causes.put(cause.KILL, TradingState.HALTED)
+        alert: tuple[Effect, ...] = (Alert("kill", event.detail, "", event.ts_ns),) if news else NONE
+        return (CancelAllOrders("kill"), *alert)  # also when remembered: the last session may not have got that far
 
     def _show(self) -> tuple[Effect, ...]:
         """Report the trading state when it changed, and persist what must survive a restart when that changed."""

@@ -22,6 +22,8 @@ SECRET = "MARKERsecretMARKER"
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/USDT", "DOGE/USDT", "LTC/USDT", "LINK/USDT")
 READY_S = 60.0
 STOP_S = 10.0
+BARS = 60
+NS = 1_000_000_000
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 T = TypeVar("T")
@@ -349,6 +351,31 @@ class Daemon:
     def exits(self) -> Tree:
         """Return the exits under way."""
         return dict(self.api("risk")["exits"])
+
+    def wait_bars(self, count: int) -> None:
+        """Wait until so many more bars have closed."""
+        close_ns = int(self.api("status")["last_bar_close_ns"]) + count * NS
+        until(
+            lambda: self.api("status")["last_bar_close_ns"] >= close_ns,
+            timeout_s=count + 30, what="bars", why=self.tail,
+        )  # fmt: skip
+
+    def wrong_bars(self, symbol: str) -> list[Tree]:
+        """Return the bars of the last minute that are not exactly the exchange's own candles; all must be there."""
+        mine = {int(row["close_ns"]): row for row in self.api(f"bars/{symbol}?limit={BARS}")["bars"]}
+        end_ms = max(mine) // 10**6
+        theirs = self.exchange.ask(
+            f"/api/v3/klines?symbol={symbol.replace('/', '')}&interval=1s&limit={BARS}"
+            f"&startTime={end_ms - BARS * 1000}&endTime={end_ms - 1}"
+        )
+        assert len(mine) == len(theirs) == BARS, (symbol, len(mine), len(theirs))
+        wrong = []
+        for row in theirs:
+            ours = mine[(int(row[6]) + 1) * 10**6]
+            names = ("open", "high", "low", "close", "volume")
+            if [ours[name] for name in names] != [float(one) for one in row[1:6]]:
+                wrong.append({**ours, "candle": row})
+        return wrong
 
     @property
     def ledger(self) -> Path:
