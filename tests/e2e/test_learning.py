@@ -15,13 +15,13 @@ MARKET = ("--planted-horizon-bars", HORIZON, "--planted-persistence", 0.9, "--vo
 LSTM: dict[str, Any] = {
     "feed": {"backfill_bars": 300, "grace_ms": 300},
     "forecast": {
-        "model": "lstm", "shrink": "skill", "horizon_bars": HORIZON, "train_bars": 2500, "train_seconds_max": 5,
+        "model": "lstm", "shrink": "skill", "horizon_bars": HORIZON, "train_bars": 2000, "train_seconds_max": 60,
     },
     "optimizer": {"fully_invested": False, "risk_tolerance": 1.0, "cost_bps": 10.0},
     "risk": {"max_order_notional": 0.05},
 }  # fmt: skip
 DECISIONS = 15
-TRAINED_S = 75.0
+TRAINED_S = 120.0
 READY_WITH_MODEL_S = 8.0
 
 
