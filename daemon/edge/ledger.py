@@ -170,6 +170,14 @@ class SqlLedger:
         """Return those of the trade ids that are booked already."""
         return await self._read(lambda: self._store.known_trades(symbol, trade_ids))
 
+    async def known_flows(self, details: tuple[str, ...]) -> set[str]:
+        """Return those of the details under which a flow is booked already."""
+        return await self._read(lambda: self._store.known_flows(details))
+
+    async def first_flow(self) -> int:
+        """Return when the books were opened (ns UTC), 0 when they were not."""
+        return await self._read(self._store.first_flow)
+
     async def last_trades(self) -> dict[str, int]:
         """Return the newest numeric trade id booked for each symbol."""
         return await self._read(self._store.last_trades)

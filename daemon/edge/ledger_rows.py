@@ -230,6 +230,21 @@ def known_trades(connection: Connection, book: int, *, symbol: str, trade_ids: S
     return found
 
 
+def known_flows(connection: Connection, book: int, details: Sequence[str]) -> set[str]:
+    """Return those of the details under which a flow is booked already."""
+    column = tables.flows.c
+    found: set[str] = set()
+    for part in chunks(details):
+        found.update(connection.scalars(select(column.detail).where(column.book == book, column.detail.in_(part))))
+    return found
+
+
+def first_flow(connection: Connection, book: int) -> int:
+    """Return when the books were opened (ns UTC), 0 when they were not."""
+    column = tables.flows.c
+    return int(connection.scalar(select(func.min(column.ts_ns)).where(column.book == book)) or 0)
+
+
 def last_trades(connection: Connection, book: int) -> dict[str, int]:
     """Return the largest numeric trade id booked for each symbol (trade ids of paper fills are not numbers)."""
     newest: dict[str, int] = {}

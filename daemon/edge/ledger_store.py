@@ -323,6 +323,16 @@ class Store:
         with self._open_connection().begin():
             return rows.known_trades(self._open_connection(), self._book, symbol=symbol, trade_ids=trade_ids)
 
+    def known_flows(self, details: tuple[str, ...]) -> set[str]:
+        """Return those of the details under which a flow is booked already."""
+        with self._open_connection().begin():
+            return rows.known_flows(self._open_connection(), self._book, details)
+
+    def first_flow(self) -> int:
+        """Return when the books were opened (ns UTC), 0 when they were not."""
+        with self._open_connection().begin():
+            return rows.first_flow(self._open_connection(), self._book)
+
     def last_trades(self) -> dict[str, int]:
         """Return the newest numeric trade id of each symbol."""
         with self._open_connection().begin():
