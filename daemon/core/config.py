@@ -41,5 +41,7 @@ class EngineConfig(msgspec.Struct, frozen=True, tag=True):
     sync_delay_ns: int = 250 * NS_PER_MS
     retry_ns: int = 500 * NS_PER_MS
     held_ticks_max: int = 100_000
+    leaving: tuple[str, ...] = ()
+    """Symbols that are held and have left the universe: watched and guarded, never bought, sold at the next decision."""
     lag_max_ns: int = 2 * NS_PER_S
     """A longer pause between two timers means that the loop, or the machine, was away; 0: timers are not regular."""

@@ -191,7 +191,7 @@ class Decisions:
                 sellable=view.sellable,
                 equity=equity,
                 cash_free=view.cash_free,
-                quotes={symbol: door.quote(state, symbol) for symbol in state.symbols},
+                quotes={symbol: door.quote(state, symbol) for symbol in state.markets},
                 instruments={symbol: market.instrument for symbol, market in view.markets.items()},
                 limits=self._config.limits,
                 max_intents=state.gate.capacity(state.now_ns),
@@ -205,7 +205,7 @@ class Decisions:
                 closing=frozenset(
                     symbol
                     for symbol in view.positions
-                    if symbol not in state.markets or state.stops.cooling(symbol, state.now_ns)
+                    if symbol not in state.symbols or state.stops.cooling(symbol, state.now_ns)
                 ),
                 benefits=benefits(targets, asked.weights),
                 band_weight=self._config.min_weight_step,

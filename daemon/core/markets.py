@@ -141,11 +141,16 @@ class Markets:
         for bar in bars:
             market.bar = bar
             market.frozen = bar.flag is BarFlag.GAPPED
-            self.columns.put(bar)
+            self._put(bar)
             effects.append(BarClosed(bar))
             if bar.flag is BarFlag.GAPPED:
                 effects.append(FetchBar(bar.symbol, bar.open_ns, bar.close_ns))
         return effects
+
+    def _put(self, bar: Bar) -> None:
+        """Add a bar to its column; what only waits to be sold has none."""
+        if bar.symbol in self.columns.index:
+            self.columns.put(bar)
 
     # ------------------------------------------------------------------ answers
 
@@ -159,7 +164,7 @@ class Markets:
         for bar in event.bars:
             last = bar.close
             market.bar = bar
-            self.columns.put(bar)
+            self._put(bar)
         end_ns = event.bars[-1].close_ns if event.bars else 0
         market.builder.start(end_ns, last_price=last, partial=event.partial)
         if last > 0.0:
@@ -207,7 +212,7 @@ class Markets:
         if event.bar is None:
             return
         market = self._markets[event.symbol]
-        self.columns.put(event.bar)
+        self._put(event.bar)
         if market.bar is not None and market.bar.close_ns == event.bar.close_ns:
             market.bar = event.bar
             market.frozen = market.builder.gapped

@@ -26,7 +26,7 @@ class State:
         """Start empty and HALTED."""
         self.config = config
         self.symbols = config.universe
-        self.markets = {symbol: Market(symbol, config.bar_ns) for symbol in config.universe}
+        self.markets = {symbol: Market(symbol, config.bar_ns) for symbol in (*config.universe, *config.leaving)}
         self.account = Account(config.quote)
         self.blotter = Blotter()
         self.causes = Causes()

@@ -11,7 +11,7 @@ import structlog
 
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
-from daemon.domain.events import Action, Command, Effect, Event, Fault, Killed, Link, Listed, Timer
+from daemon.domain.events import Action, Command, Effect, Event, Fault, Link, Listed, Restored, Timer
 from daemon.domain.market import Malformed
 from daemon.domain.ports import Venue
 from daemon.edge.clock import Clock
@@ -27,7 +27,9 @@ from daemon.outlets.journal import Journal
 from daemon.outlets.metrics import Metrics, MetricsListener, Snapshot
 from daemon.service.desk import Desk, Facts
 from daemon.service.dispatch import Dispatcher
+from daemon.service.killwatch import KillWatch
 from daemon.service.stages import Stage, stop_in
+from daemon.service.steady import SteadyClock
 from daemon.service.training import Trainer, model_rows
 from daemon.service.upkeep import Upkeep, until
 from daemon.service.venues import Surroundings, VenueParts, check_key, exchange_of, live_venue, paper_venue
@@ -54,12 +56,13 @@ class Service:
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
         """Build what needs no I/O."""
         self.settings = settings
-        self.clock = clock or Clock()
+        self.clock = clock or SteadyClock()
         self.keys = read_keys(settings) if settings.mode == "live" else None
         self.version = version("ballast")
         account = account_of(self.keys)
         self.engine = Engine(engine_config(settings, account))
         self.latch = KillLatch(settings.state_path)
+        self.kills = KillWatch(self.latch, self.emit, self.clock)
         self.supervisor = Supervisor(self.clock, self._fault)
         self.ledger = SqlLedger(ledger_config(settings, account, self.version), clock=self.clock)
         self.worker = Worker(self.emit, self.clock, worker_config(settings))
@@ -70,8 +73,6 @@ class Service:
         self.offset_ns = 0
         self._stop = asyncio.Event()
         self._stopping = False
-        self._killed: bool | None = None
-        self._owed_latch = ""
         self._taking = False
         self._early: list[Event] = []
         self._trading: dict[str, Eternal] = {}
@@ -94,22 +95,12 @@ class Service:
         """Enqueue an operator's command and return its id; a kill latches before anything else."""
         now_ns = self.clock.now_ns()
         if action is Action.KILL:
-            self._latch(f"{source} at {now_ns}")
+            self.kills.set(f"{source} at {now_ns}")
         if action is Action.RESUME:
             self._revive()
         name = f"{source}-{now_ns}"
         self.emit(Command(name, action, source, now_ns))
         return name
-
-    def _latch(self, detail: str) -> None:
-        """Make the kill latch; where the disk refuses, the engine halts all the same and the latch is tried again."""
-        try:
-            self.latch.set(detail)
-        except OSError as error:
-            self._owed_latch = detail
-            log.critical("kill latch cannot be written", path=str(self.latch.path), error=str(error))
-        else:
-            self._owed_latch = ""
 
     def _revive(self) -> None:
         """Start the trading tasks again that had failed for good: whoever resumes wants them."""
@@ -143,6 +134,7 @@ class Service:
         settings = self.settings
         restored = await self.ledger.open()  # locks first: a second instance must not touch the first one's files
         self._closers.append(self.ledger.close)
+        self._hold_on(restored)
         self._make_outlets()
         exchange = exchange_of(settings)
         self._closers.append(exchange.close)
@@ -150,7 +142,9 @@ class Service:
             Rest(exchange, self.clock, on_request=self._on_request), self.clock, bar_ns=settings.bar_ns
         )
         self._serve()
-        listed = await until(lambda: self.market.instruments(settings.universe), "trading rules")
+        config = self.engine.config
+        watched = (*config.universe, *config.leaving)
+        listed = await until(lambda: self.market.instruments(watched), "trading rules")
         self.offset_ns = await until(self.market.clock_offset, "the venue's clock")
         if self.keys is not None:
             keys = self.keys
@@ -179,9 +173,16 @@ class Service:
         for event in (restored, listed, *self._early):
             self.emit(event)
         self._tick_clock()
-        self._check_latch()
+        self.kills.check()
         await until(lambda: parts.begin(restored), "the account")
         self._start_tasks(listed, parts)
+
+    def _hold_on(self, restored: Restored) -> None:
+        """Watch what is held and has left the universe, so that it can be valued, guarded and sold (close-only)."""
+        leaving = tuple(symbol for symbol, _ in restored.positions if symbol not in self.settings.universe)
+        if leaving:
+            log.warning("close-only", symbols=leaving)
+            self.engine = Engine(msgspec.structs.replace(self.engine.config, leaving=leaving))
 
     def _make_runner(self, listed: Listed) -> None:
         """Build decoder, journal and runner: from here on events are taken and recorded."""
@@ -208,7 +209,7 @@ class Service:
         )
         self.trainer = Trainer(settings, self.market, self.clock, on_model=self.worker.reload_model)
         self.upkeep = upkeep = Upkeep(
-            universe=settings.universe,
+            universe=tuple(one.symbol for one in listed.instruments),
             hourly=bool(settings.risk.volatility_stop),
             market=self.market,
             venue=parts.venue,
@@ -277,7 +278,7 @@ class Service:
             self.metrics.loop_lag.observe(self.loop_lag_s)
             if self.loop_lag_s > AWAY_S and self.upkeep is not None:
                 self.upkeep.hurry()
-            self._check_latch()
+            self.kills.check()
             for book in self.conflator.flush(self.wire):
                 self.emit(book)
             now_ns = self._tick_clock()
@@ -286,6 +287,8 @@ class Service:
                 self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
                 self.supervisor.job("journal", self.journal.flush())
                 self._note_ready(now_ns)
+                if self.upkeep is not None and isinstance(self.clock, SteadyClock) and self.clock.stepped():
+                    self.upkeep.hurry_clock()
 
     def _tick_clock(self) -> int:
         """Tell the engine the time; the decoder learns the venue's clock at the same moment, so that a replay can too."""
@@ -293,14 +296,6 @@ class Service:
         self.wire.offset_ns = self.offset_ns
         self.emit(Timer(now_ns, now_ns + self.offset_ns))
         return now_ns
-
-    def _check_latch(self) -> None:
-        if self._owed_latch:
-            self._latch(self._owed_latch)
-        on = bool(self._owed_latch) or self.latch.is_set()
-        if on != self._killed:
-            self._killed = on
-            self.emit(Killed(on, self.latch.detail() or "kill latch", self.clock.now_ns()))
 
     def _note_ready(self, now_ns: int) -> None:
         if not self.ready_ns and not self.desk.not_ready():
@@ -319,7 +314,8 @@ class Service:
             self.upkeep.asked(outcome)
 
     def _on_offset(self, offset_ns: int) -> None:
-        self.offset_ns = offset_ns
+        self.offset_ns = self.clock.follow(offset_ns) if isinstance(self.clock, SteadyClock) else offset_ns
+        self.market.offset_ns = self.offset_ns
 
     def _depths(self) -> dict[str, int]:
         if not self._taking:

@@ -1,6 +1,7 @@
 """What goes on beside the line for ever: comparing with the venue, its clock, its rules, candles of other lengths."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -69,6 +70,7 @@ class Upkeep:
         self._on_offset = on_offset
         self._failures = 0
         self._now = asyncio.Event()
+        self._clock_now = asyncio.Event()
         self._rest_up = True
 
     # ------------------------------------------------------------------ comparing
@@ -108,10 +110,17 @@ class Upkeep:
     # ------------------------------------------------------------------ the venue's clock and rules
 
     async def follow_clock(self) -> None:
-        """Measure the venue's clock every minute."""
+        """Measure the venue's clock every minute, and when ours was found to have been set; not more often than it helps."""
         while True:
-            await asyncio.sleep(CLOCK_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._clock_now.wait(), CLOCK_S)
             self._on_offset(await self._market.clock_offset())
+            await asyncio.sleep(10 * RETRY_S)
+            self._clock_now.clear()
+
+    def hurry_clock(self) -> None:
+        """Measure now: the machine's clock was set."""
+        self._clock_now.set()
 
     async def follow_rules(self) -> None:
         """Refresh the trading rules: halts, delistings, new steps (F26)."""

@@ -17,9 +17,11 @@ from daemon.domain.events import (
     Confirmed,
     ConfirmQuiet,
     Decide,
+    Decided,
     Effect,
     Fault,
     Flow,
+    Killed,
     Link,
     Listed,
     Persist,
@@ -27,11 +29,13 @@ from daemon.domain.events import (
     Restored,
     Submit,
     TradingState,
+    WorkerUp,
 )
-from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag
+from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book
 from daemon.domain.orders import Approved, Cause, OrderState, Side, Tif
+from daemon.domain.signal import Targets
 from risk.limits import Limits
-from tests.core.driver import START_NS, SYMBOLS, Driver, all_of, instrument, make_config, only
+from tests.core.driver import PRICES, START_NS, SYMBOLS, Driver, all_of, instrument, make_config, only
 
 BTC, ETH = SYMBOLS
 GTC = make_config(tif=Tif.GTC, limits=Limits(order=Tif.GTC, stop_cooldown_ns=60 * NS_PER_S))
@@ -441,3 +445,42 @@ def test_decisions_fall_on_multiples_of_the_epoch_whatever_the_start() -> None:
 
     assert asked[1:] == [0] * (len(asked) - 1)
     assert len(asked) >= 3
+
+
+# ---------------------------------------------------------------------- out of the universe
+
+
+def test_what_is_held_and_has_left_the_universe_is_valued_guarded_and_sold() -> None:
+    """DESIGN: a held symbol that leaves the universe is close-only; it must not blind equity and stop all trading."""
+    config = make_config(universe=(BTC,), leaving=(ETH,))
+    driver = Driver(config)
+    now = driver.now_ns
+    driver.send(Restored(2, Decimal(90_000), ((ETH, Decimal(5)),), ((ETH, 2_000.0),), (), "", now))
+    driver.send(Listed(tuple(instrument(symbol) for symbol in SYMBOLS), now))
+    driver.send(Link("user", up=True, detail="", ts_ns=now), Link("market", up=True, detail="", ts_ns=now))
+    driver.ids[ETH] = 1000
+    driver.send(*(driver.history(symbol, 20) for symbol in SYMBOLS))
+    driver.send(Reconciled(ok=True, balances=(), breaks=(), external_orders=0, ts_ns=now), WorkerUp("m", 0, now))
+    for symbol in SYMBOLS:
+        driver.send(Book(symbol, PRICES[symbol] * 0.9999, 5.0, PRICES[symbol] * 1.0001, 5.0, driver.now_ns))
+    assert driver.engine.state.equity() == 90_000 + 5 * Decimal(2_000)
+    assert driver.engine.state.stops.level(ETH) == pytest.approx(2_000 * 0.92)
+
+    driver.bar()
+    driver.now_ns = (driver.now_ns // NS_PER_S + 1) * NS_PER_S + NS_PER_MS
+    driver.tick(ETH)
+    driver.send(Book(ETH, 1_999.8, 5.0, 2_000.2, 5.0, driver.now_ns))
+    ask = only(driver.tick(BTC), Decide)
+    assert ask.symbols == (BTC,)
+    sold = approved(driver.send(Decided(ask.seq, Targets((BTC,), (0.0,)), 1, 1, 1, driver.now_ns)))
+
+    assert {(one.intent.symbol, one.intent.cause) for one in sold} == {(ETH, Cause.CLOSE_ONLY)}
+    assert sum(one.intent.qty for one in sold) == 5
+
+
+def test_a_kill_that_was_remembered_cancels_again() -> None:
+    """I7: the last session may have died before its cancels were answered."""
+    driver = Driver()
+    driver.send(Restored(2, Decimal(1000), (), (), (), '{"causes":{"kill":"halted"}}', START_NS))
+
+    assert only(driver.send(Killed(on=True, detail="x", ts_ns=START_NS)), CancelAll).detail == "kill"

@@ -1,0 +1,38 @@
+"""A wall clock that steps of the machine's clock do not move: timers, ages and intents live on it (F47)."""
+
+from daemon.domain.market import NS_PER_MS
+from daemon.edge.clock import Clock
+
+STEP_NS = 500 * NS_PER_MS
+"""A difference between this clock and the machine's that is a step, not a drift."""
+
+
+class SteadyClock(Clock):
+    """UTC as it was at the start, carried on by the monotonic clock.
+
+    A wall clock set back by a day would stall every timer for a day, one set forward would close bars that have not
+    been; here nothing moves. Only when the venue agrees that the time is later (a machine that was suspended) does this clock
+    go forward; it never goes back.
+    """
+
+    __slots__ = ("_base_ns",)
+
+    def __init__(self) -> None:
+        """Take the wall clock's word once."""
+        self._base_ns = super().now_ns() - super().mono_ns()
+
+    def now_ns(self) -> int:
+        """Return UTC in ns, never less than before."""
+        return self._base_ns + self.mono_ns()
+
+    def stepped(self) -> bool:
+        """Return whether the machine's clock and this one disagree: the venue is to be asked who is right."""
+        return abs(super().now_ns() - self.now_ns()) > STEP_NS
+
+    def follow(self, offset_ns: int) -> int:
+        """Take the venue's clock minus ours as just measured; return what it is after going forward where both others agree."""
+        ahead_ns = super().now_ns() - self.now_ns()
+        if ahead_ns > STEP_NS and abs(offset_ns - ahead_ns) < STEP_NS:
+            self._base_ns += ahead_ns
+            return offset_ns - ahead_ns
+        return offset_ns
