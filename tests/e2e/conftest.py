@@ -34,7 +34,7 @@ def make_daemon(tmp_path: Path) -> Iterator[MakeDaemon]:
     """Configure daemons that end with the test; ``start()`` is the caller's."""
     with ExitStack() as stack:
 
-        def make(exchange: Exchange, name: str = "one", **changes: Any) -> Daemon:
+        def make(exchange: Exchange, name: str = "one", /, **changes: Any) -> Daemon:
             made = Daemon(exchange, tmp_path / name, **changes)
             stack.callback(made.close)
             return made

@@ -187,7 +187,7 @@ def configuration(state_dir: Path, base: str, metrics: int, changes: Mapping[str
 class Daemon:
     """One configuration and state folder; the process may be started again and again."""
 
-    def __init__(self, exchange: Exchange, folder: Path, *, base: str = "", **changes: Any) -> None:
+    def __init__(self, exchange: Exchange, folder: Path, /, *, base: str = "", **changes: Any) -> None:
         """Write the configuration; nothing starts yet. ``base`` is another way to the exchange."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.exchange = folder, exchange
