@@ -197,6 +197,7 @@ class Engine:
         offset_bad = abs(state.offset_ns) > self.config.limits.max_clock_offset_ns
         state.causes.keep(cause.CLOCK, TradingState.REDUCING, active=offset_bad)
         state.causes.keep(cause.REST_DOWN, TradingState.REDUCING, active=not state.links["rest"])
+        state.causes.keep(cause.LEDGER, TradingState.HALTED, active=not state.links["ledger"])
         state.causes.keep(cause.USER_STREAM, TradingState.REDUCING, active=not state.links["user"])
         state.causes.keep(cause.STALE_FEED, TradingState.REDUCING, active=bool(self.silence()))
         if event.ts_ns - self._losses_ns >= LOSS_EVERY_NS:

@@ -12,12 +12,18 @@ from daemon.core.market import Market
 from daemon.core.planner import ExitRequest, decision_id, exit_plan
 from daemon.core.state import State
 from daemon.domain.events import Alert, Cancel, Candles, ConfirmQuiet, Effect, TradingState
+from daemon.domain.market import NS_PER_S
 from daemon.domain.orders import Cause, Side, Tif
 from risk.money import ZERO, exact, floor_to
 from risk.stops import StopHit
 
 NONE: tuple[Effect, ...] = ()
 ATR_BARS = 14
+LOOK_EVERY_NS = NS_PER_S
+LOOKS_MAX = 4
+"""Symbols whose price REST is asked for in one look: 240 a minute at a weight of 4, whatever is held."""
+TELL_EVERY_NS = 30 * NS_PER_S
+"""How often an exit that cannot even be tried is told."""
 WAITS_MAX = 4
 """How often an exit waits for the end of resting buys before it goes all the same."""
 STOPS = frozenset({Cause.STOP_LOSS, Cause.TRAILING_STOP, Cause.VOLATILITY_STOP})
@@ -31,6 +37,7 @@ class ExitDesk:
         self._config = config
         self._state = state
         self.triggered: dict[str, int] = {}
+        self._looked_ns = 0
 
     # ------------------------------------------------------------------ beginnings
 
@@ -75,20 +82,30 @@ class ExitDesk:
         if not (state.exits.active or state.account.positions):
             return NONE
         effects: list[Effect] = []
-        for symbol in sorted({*state.exits.active, *state.account.positions}):
-            market = state.markets.get(symbol)
-            if market is not None and self._blind(market, now_ns):
-                market.confirm_ns = now_ns
-                effects.append(ConfirmQuiet(symbol))
+        if now_ns - self._looked_ns >= LOOK_EVERY_NS:
+            self._looked_ns = now_ns
+            effects.extend(self._look(now_ns))
         for job in self._state.exits.due(now_ns):
             effects.extend(self._attempt(job.symbol, now_ns))
         return tuple(effects)
 
-    def _blind(self, market: Market, now_ns: int) -> bool:
-        """Return whether a held symbol's price is too old to judge a stop by, and REST may be asked for it (again)."""
+    def _look(self, now_ns: int) -> list[Effect]:
+        """Ask REST for prices of held symbols too old to judge a stop by: first what is on its way out, a few at once."""
+        state = self._state
         limit_ns = self._config.limits.exit_price_age_ns // 3
-        wait_ns = max(self._config.max_age_ns, limit_ns)
-        return now_ns - market.priced_ns > limit_ns and now_ns - market.confirm_ns >= wait_ns
+        held = [symbol for symbol, qty in state.account.positions.items() if not self._is_dust(symbol, qty)]
+        blind = [
+            (symbol not in state.exits.active, market.priced_ns, symbol)
+            for symbol in {*state.exits.active, *held}
+            if (market := state.markets.get(symbol)) is not None
+            and now_ns - market.priced_ns > limit_ns
+            and now_ns - market.confirm_ns >= self._config.max_age_ns
+        ]
+        asked: list[Effect] = []
+        for _, _, symbol in sorted(blind)[:LOOKS_MAX]:
+            state.markets[symbol].confirm_ns = now_ns
+            asked.append(ConfirmQuiet(symbol))
+        return asked
 
     def position_changed(self, symbol: str) -> tuple[Effect, ...]:
         """Tell stops what is held now; end the exit of a position that is gone."""
@@ -139,10 +156,29 @@ class ExitDesk:
         if not selling and resting and job.waited < WAITS_MAX:
             job.waited += 1  # its end is awaited, so that we do not meet our own order; but not for ever
             selling = True
-        if selling or market is None or market.instrument is None or state.trading is TradingState.HALTED:
+        if selling:
             job.next_ns = now_ns + self._config.retry_ns
             return effects
-        return effects + self._sell(job, now_ns)
+        why = self._hindrance(market, now_ns)
+        if not why:
+            return effects + self._sell(job, now_ns)
+        job.next_ns = now_ns + self._config.retry_ns
+        if now_ns - job.told_ns >= TELL_EVERY_NS:
+            job.told_ns = now_ns
+            effects.append(Alert("exit_waits", why, symbol, now_ns))
+        return effects
+
+    def _hindrance(self, market: Market | None, now_ns: int) -> str:
+        """Return why no attempt can succeed now, "" when one may: what the gate would refuse is not written down every second."""
+        if self._state.trading is TradingState.HALTED:
+            return "halted: " + ", ".join(self._state.causes.names)
+        if market is None or market.instrument is None:
+            return "its trading rules are not known"
+        if not market.instrument.trading:
+            return "the venue does not trade it now"
+        age_ns = now_ns - market.priced_ns
+        old = age_ns > self._config.limits.exit_price_age_ns
+        return f"its newest price is {age_ns / NS_PER_S:.0f} s old" if old else ""
 
     def _sell(self, job: Exit, now_ns: int) -> list[Effect]:
         state, symbol = self._state, job.symbol

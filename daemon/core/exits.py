@@ -21,6 +21,7 @@ class Exit:
     next_ns: int
     serial: int
     waited: int = 0
+    told_ns: int = 0
 
 
 class Exits:

@@ -40,7 +40,7 @@ class State:
         self.offset_ns = 0
         self.epoch = 0
         self.paused = False
-        self.links: dict[str, bool] = {"market": False, "user": False, "rest": True}
+        self.links: dict[str, bool] = {"market": False, "user": False, "rest": True, "ledger": True}
         self.day = 0
         self.turnover_day = 0.0
         self.turnover_total = 0.0

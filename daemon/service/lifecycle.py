@@ -14,6 +14,7 @@ from daemon.core.run import Runner
 from daemon.domain.events import Action, Command, Effect, Event, Fault, Link, Listed, Restored, Timer
 from daemon.domain.market import Malformed
 from daemon.domain.ports import Venue
+from daemon.edge import crash
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Conflator, Feed
 from daemon.edge.latch import KillLatch
@@ -22,6 +23,7 @@ from daemon.edge.market import MarketData
 from daemon.edge.rest import Rest
 from daemon.edge.supervisor import Eternal, Supervisor
 from daemon.edge.worker import Worker
+from daemon.outlets import logs
 from daemon.outlets.api import Api
 from daemon.outlets.journal import Journal
 from daemon.outlets.metrics import Metrics, MetricsListener, Snapshot
@@ -110,7 +112,7 @@ class Service:
                 self.supervisor.trading(name, self._trading[name])
 
     def _fault(self, task: str, detail: str) -> None:
-        self.emit(Fault(task, detail, self.clock.now_ns()))
+        self.emit(Fault(task, logs.clean(detail), self.clock.now_ns()))  # an exception's text may hold what ccxt signed
 
     def _observe(self, event: Event) -> None:
         if not isinstance(event, Malformed):  # counted by the engine, together with what it refuses itself
@@ -197,6 +199,7 @@ class Service:
             config_json=_json(redacted(settings)),
             engine_json=_json(self.engine.config),
             worker_json=_json(worker_config(settings)),
+            boundary=crash.point,
         )
         self.runner = Runner(self.engine, decode=self.wire.decode, recorder=self.journal, observe=self._observe)
         self._closers.append(self._close_journal)
@@ -287,8 +290,8 @@ class Service:
                 self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
                 self.supervisor.job("journal", self.journal.flush())
                 self._note_ready(now_ns)
-                if self.upkeep is not None and isinstance(self.clock, SteadyClock) and self.clock.stepped():
-                    self.upkeep.hurry_clock()
+                if self.upkeep is not None:
+                    self.upkeep.look(writable=self.ledger.writable)
 
     def _tick_clock(self) -> int:
         """Tell the engine the time; the decoder learns the venue's clock at the same moment, so that a replay can too."""

@@ -48,7 +48,7 @@ class Trainer:
         if self._settings.forecast.model not in TRAINABLE:
             await asyncio.Event().wait()
         while True:
-            if self.due():
+            if await asyncio.to_thread(self.due):  # reads and hashes a whole model
                 try:
                     await train(self._settings, self._market, say=lambda line: log.info("training", step=line))
                     self._on_model()

@@ -14,6 +14,7 @@ from daemon.domain.market import NS_PER_S
 from daemon.domain.ports import Emit, Venue
 from daemon.edge.clock import Clock
 from daemon.edge.market import MarketData
+from daemon.service.steady import SteadyClock
 
 log = structlog.get_logger("ballast")
 
@@ -72,6 +73,7 @@ class Upkeep:
         self._now = asyncio.Event()
         self._clock_now = asyncio.Event()
         self._rest_up = True
+        self._writable = True
 
     # ------------------------------------------------------------------ comparing
 
@@ -118,9 +120,14 @@ class Upkeep:
             await asyncio.sleep(10 * RETRY_S)
             self._clock_now.clear()
 
-    def hurry_clock(self) -> None:
-        """Measure now: the machine's clock was set."""
-        self._clock_now.set()
+    def look(self, *, writable: bool) -> None:
+        """Look around once a second: a ledger that cannot be written halts (F48), a clock that was set is measured now."""
+        if writable != self._writable:
+            self._writable = writable
+            detail = "" if writable else "the ledger cannot be written"
+            self._emit(Link("ledger", writable, detail, self._clock.now_ns()))
+        if isinstance(self._clock, SteadyClock) and self._clock.stepped():
+            self._clock_now.set()
 
     async def follow_rules(self) -> None:
         """Refresh the trading rules: halts, delistings, new steps (F26)."""

@@ -1,11 +1,13 @@
 """State = the worst active cause; what latches, what clears by itself, what survives."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.core import causes as cause
 from daemon.core.causes import LATCHED, LIFTED_BY_RESUME, SEVERITY, Causes
-from daemon.domain.events import Action, Command, Killed, Reconciled, Restored, TradingState
+from daemon.domain.events import Action, Command, Killed, Link, Reconciled, Restored, Timer, TradingState
+from daemon.domain.market import NS_PER_MS, NS_PER_S
 from tests.core.driver import START_NS, Driver
 
 NAMES = sorted(LATCHED | {cause.STALE_FEED, cause.CLOCK, cause.DAILY_LOSS, cause.STARTING})
@@ -103,3 +105,33 @@ def test_a_memory_that_cannot_be_read_halts_and_says_so() -> None:
     assert driver.engine.state.trading is TradingState.HALTED
     driver.send(Command("1", Action.RESUME, "test", driver.now_ns))
     assert driver.engine.state.trading is TradingState.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("feed", "name", "state"),
+    [
+        ("rest", cause.REST_DOWN, TradingState.REDUCING),
+        ("user", cause.USER_STREAM, TradingState.REDUCING),
+        ("ledger", cause.LEDGER, TradingState.HALTED),
+    ],
+)
+def test_a_link_that_is_down_restricts_until_it_is_up(feed: str, name: str, state: TradingState) -> None:
+    """F16 and F48: each by itself, and each clears by itself."""
+    driver = Driver().start()
+    driver.send(Link(feed, up=False, detail="", ts_ns=driver.now_ns))
+    driver.timer(50)
+    assert driver.engine.state.causes.names == (name,)
+    assert driver.engine.state.trading is state
+
+    driver.send(Link(feed, up=True, detail="", ts_ns=driver.now_ns))
+    driver.timer(50)
+    assert driver.engine.state.trading is TradingState.ACTIVE
+
+
+def test_a_clock_that_is_off_restricts() -> None:
+    """P10: more than half a second from the venue's."""
+    driver = Driver().start()
+    driver.now_ns += 50 * NS_PER_MS
+    driver.send(Timer(driver.now_ns, driver.now_ns + NS_PER_S))
+
+    assert driver.engine.state.causes.names == (cause.CLOCK,)

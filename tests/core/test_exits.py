@@ -277,9 +277,11 @@ def test_nothing_is_attempted_while_halted_and_all_of_it_afterwards() -> None:
     driver = Driver().start().buy(BTC=0.1)
     driver.send(Fault("feed", "died", driver.now_ns))
     effects = driver.tick(BTC, 36_000.0)
-    assert only(effects, Alert).code == "stop_loss"
+    assert [one.code for one in all_of(effects, Alert)] == ["stop_loss", "exit_waits"]
     driver.books()
-    assert not all_of(effects + driver.timer(3000), Submit)
+    later = driver.timer(3000)
+    assert not all_of(effects + later, Submit)
+    assert not all_of(later, Alert)
 
     command(driver, Action.RESUME)
     driver.books()
@@ -329,10 +331,31 @@ def test_an_exit_that_takes_too_many_attempts_is_paged() -> None:
 def test_an_exit_the_gate_refuses_says_why() -> None:
     """A refusal of an exit is an alert, not a silence."""
     driver = Driver().start().buy(BTC=0.1)
-    driver.now_ns += 11 * NS_PER_S
+    rules = instrument(BTC)
+    driver.engine.state.markets[BTC].instrument = msgspec.structs.replace(rules, max_orders=1)
+    live = approved(driver.decide(BTC=0.2))[0]
+    assert live.intent.side is Side.BUY
     effects = driver.send(Command("1", Action.FLATTEN, "test", driver.now_ns))
 
-    assert "p10_stale" in only(effects, Alert).detail
+    assert "p12_filter" in only(effects, Alert).detail
+
+
+def test_an_exit_that_cannot_succeed_is_told_now_and_then_and_fills_no_ledger() -> None:
+    """A market that is closed, or a price nobody knows: waiting, not a refusal every second."""
+    driver = Driver().start().buy(BTC=0.1)
+    driver.now_ns += 11 * NS_PER_S
+    effects = driver.send(Command("1", Action.FLATTEN, "test", driver.now_ns))
+    assert "11 s old" in only(effects, Alert).detail
+
+    driver.engine.state.markets[BTC].instrument = msgspec.structs.replace(instrument(BTC), trading=False)
+    driver.books()
+    later: list[Effect] = []
+    for _ in range(70):
+        driver.books()
+        later += driver.timer(1000)
+    assert not all_of(later, Submit)
+    told = [one.detail for one in all_of(later, Alert) if one.code == "exit_waits"]
+    assert told == ["the venue does not trade it now"] * 2
 
 
 def test_a_symbol_without_trading_rules_waits() -> None:

@@ -10,6 +10,7 @@ from daemon.domain.events import Candles, Event, Link, Listed
 from daemon.edge.clock import Clock
 from daemon.service import upkeep
 from daemon.service.stages import Stage, stop_in
+from daemon.service.steady import SteadyClock
 from daemon.service.upkeep import DAY_NS, FAILURES_MAX, HOUR_NS, Upkeep, until
 
 PAIRS = ("BTC/USDT", "ETH/USDT")
@@ -26,7 +27,7 @@ class World:
         self.offsets: list[int] = []
         self.called = asyncio.Event()
 
-    def upkeep(self, *, hourly: bool = False) -> Upkeep:
+    def upkeep(self, *, hourly: bool = False, clock: Clock | None = None) -> Upkeep:
         """Return the chores around this world."""
         here: Any = self
         return Upkeep(
@@ -35,7 +36,7 @@ class World:
             market=here,
             venue=here,
             emit=self.events.append,
-            clock=Clock(),
+            clock=clock or Clock(),
             on_offset=self.offsets.append,
         )
 
@@ -149,6 +150,38 @@ async def test_candles_of_other_lengths_are_fetched_and_then_their_close_is_awai
     lengths = {event.interval_ns for event in world.events if isinstance(event, Candles)}
     assert lengths == ({DAY_NS, HOUR_NS} if hourly else {DAY_NS})
     assert len(world.asked) == count
+
+
+async def test_a_ledger_that_cannot_be_written_is_told_when_that_changes() -> None:
+    """F48: HALTED while nothing can be made durable."""
+    world = World()
+    chores = world.upkeep()
+    for writable in (True, False, False, True):
+        chores.look(writable=writable)
+
+    assert [(one.feed, one.up) for one in world.events if isinstance(one, Link)] == [
+        ("ledger", False),
+        ("ledger", True),
+    ]
+
+
+async def test_a_clock_that_was_set_is_measured_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F47: not a minute later."""
+    monkeypatch.setattr(upkeep, "CLOCK_S", 60.0)
+    clock = SteadyClock()
+    world = World()
+    chores = world.upkeep(clock=clock)
+    chores.look(writable=True)
+    running = asyncio.create_task(chores.follow_clock())
+    await asyncio.sleep(0.01)
+    assert world.asked == []
+
+    monkeypatch.setattr(Clock, "now_ns", lambda _self: clock.mono_ns())
+    chores.look(writable=True)
+    await world.saw(1)
+    running.cancel()
+
+    assert world.asked == ["clock"]
 
 
 async def test_until_passes_on_what_no_retry_can_cure() -> None:
