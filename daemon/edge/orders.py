@@ -22,11 +22,14 @@ from daemon.domain.ports import Emit
 from daemon.edge import binance_account as account
 from daemon.edge.clock import Clock
 from daemon.edge.evidence import Evidence, EvidenceRules
-from daemon.edge.lane import Answer, Lane, OnRequest, Quota
+from daemon.edge.inflight import InFlight
+from daemon.edge.keywatch import KeyWatch
+from daemon.edge.lane import Answer, Lane, OnRequest
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.outcomes import Act, Outcome, error_code, judge_order
-from daemon.edge.reconcile import Ownership, Reconciler
+from daemon.edge.ownership import Ownership
+from daemon.edge.reconcile import Reconciler
 from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
 from daemon.edge.venue_calls import VenueCalls
 
@@ -40,15 +43,6 @@ RETRY_S: Final = 0.3
 CHORES_MAX: Final = 10_000
 """Orders waiting to be completed; far above any number of live orders."""
 CATCH_UP_S_MAX: Final = 8.0
-WATCH_S: Final = 1.0
-"""How often live orders are looked over."""
-IMMEDIATE_NS_MAX: Final = 3_000_000_000
-RESTING_NS_MAX: Final = 8_000_000_000
-"""An order without an end is asked for after so long without news: a lost report is found within 10 s (F32)."""
-SYNC_NS: Final = 300_000_000_000
-"""How often the venue's clock is measured again: ours may drift."""
-WATCHED_AT_ONCE: Final = 10
-"""Orders asked for in one look; each costs a weight of 4."""
 
 
 class LiveConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +92,7 @@ class LiveVenue:
         self._latch = latch
         self._log = structlog.get_logger("ballast")
         self._config = config
-        self.quota = Quota(clock)
+        self.quota = KeyWatch(clock, emit)
         lanes = [
             Lane(exchange_factory(), quota=self.quota, secrets=config.secrets, on_request=config.on_request)
             for _ in range(3)
@@ -134,6 +128,9 @@ class LiveVenue:
             stream_whole=self._stream_whole,
         )
         self.reconciler.use(self.evidence, self._chore)
+        self.in_flight = InFlight(
+            self.calls, tracker=self.tracker, evidence=self.evidence, clock=clock, sync_clock=self._sync_clock
+        )
 
     # ------------------------------------------------------------------ life
 
@@ -159,28 +156,12 @@ class LiveVenue:
     async def run(self) -> None:
         """Do for ever what news has left to do: missing executions, lost reports, orders of an earlier session."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._watch(), name="orders without news")
+            group.create_task(self.in_flight.run(), name="orders without news")
+            group.create_task(self.reconciler.follow(self.reconcile), name="differences in doubt")
+            group.create_task(self.reconciler.outsiders.run(), name="deposits and withdrawals")
             while True:
                 order = await self._chores.get()
                 group.create_task(self._finish(order), name=f"finish {order.client_id}")
-
-    async def _watch(self) -> None:
-        """Ask for orders that should have ended, and for resting ones now and then."""
-        synced_ns = self._clock.mono_ns()
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if self._clock.mono_ns() - synced_ns > SYNC_NS:
-                synced_ns = self._clock.mono_ns()
-                await self._sync_clock()
-            now = self._clock.now_ns()
-            silent = [order for order in self.tracker.live if order.state is OrderState.ACKED and overdue(order, now)]
-            for order in sorted(silent, key=lambda one: one.checked_ns)[:WATCHED_AT_ONCE]:
-                order.checked_ns = now
-                try:
-                    await self.evidence.look_up(order)
-                except Transient as error:
-                    self._log.warning("orders.watch_failed", client_id=order.client_id, error=str(error))
-                    break
 
     async def close(self) -> None:
         """Release sockets."""
@@ -338,13 +319,17 @@ class LiveVenue:
         """Take news from the user stream."""
         self.tracker.report(news)
         order = self.tracker.find(news.client_id)
-        if order is not None and order.short and order.state in TERMINAL:
+        if order is None:
+            self.reconciler.noticed(news.symbol)
+        elif order.short and order.state in TERMINAL:
             self._chore(order)
 
     def on_fill(self, fill: Fill) -> None:
         """Take an execution from the user stream."""
         if self.tracker.find(fill.client_id) is not None:
             self.tracker.execution(fill)
+        else:
+            self.reconciler.noticed(fill.symbol)
 
     def on_deposit(self, asset: str, amount: Decimal) -> None:
         """Take from the user stream what came or went without a trade (signed): a flow, not a break."""
@@ -386,12 +371,6 @@ class LiveVenue:
             await self.evidence.complete(order)
         finally:
             self._pending.discard(order.client_id)
-
-
-def overdue(order: Tracked, now_ns: int) -> bool:
-    """Say whether an acknowledged order has been silent for too long."""
-    patience = RESTING_NS_MAX if order.rests else IMMEDIATE_NS_MAX
-    return now_ns - max(order.sent_ns, order.checked_ns) > patience
 
 
 def _nobody(client_id: str, ts_ns: int) -> None:

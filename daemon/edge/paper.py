@@ -21,8 +21,8 @@ from daemon.edge.books import exactly
 from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
+from daemon.edge.ownership import differences
 from daemon.edge.purse import Purse
-from daemon.edge.reconcile import differences
 from daemon.matching.model import Level, fee, round_down, sweep, touch_levels, traded_through
 
 ZERO: Final = Decimal(0)

@@ -3,24 +3,27 @@
 Every execution of ours belongs to an order whose intent is in the ledger, so orders are settled first: those the
 ledger holds open are looked up one by one (absence from a list proves nothing), and an order with fewer executions
 than the venue states is completed by its id. Then the account's trades since the newest booked one are searched for
-late executions and strangers, and balances are compared, exactly, on a snapshot that nothing disturbed.
+late executions and strangers, and balances are compared, exactly, on a snapshot that nothing disturbed. What others
+did is explained by `daemon.edge.outsiders`; while anything is left unexplained the comparison is soon repeated.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+import enum
+from collections.abc import Awaitable, Callable, Iterable
 from decimal import Decimal
 from typing import Final, Protocol
 
-import msgspec
 import structlog
 
 from daemon.domain.errors import ConfigError, Transient
-from daemon.domain.events import Flow, Reconciled
+from daemon.domain.events import Reconciled
 from daemon.domain.orders import TERMINAL, Balance, OrderRecord, OrderState
 from daemon.domain.ports import Emit
 from daemon.edge.binance_account import VenueOrder, VenueTrade, totals
 from daemon.edge.clock import Clock
 from daemon.edge.ledger import SqlLedger
+from daemon.edge.outsiders import Outsiders
+from daemon.edge.ownership import Break, Ownership, differences, opening_flows
 from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
 from daemon.edge.venue_calls import VenueCalls
 
@@ -34,22 +37,18 @@ FLUSH_S: Final = 5.0
 EARLIER_NS: Final = 5_000_000_000
 STRANGERS_MAX: Final = 1_000
 """Orders of others that are remembered by id."""
+FOLLOW_S: Final = 5.0
+"""Pause before a comparison that left something unexplained is repeated; it grows to ``FOLLOW_S_MAX``."""
+FOLLOW_S_MAX: Final = 30.0
 
-Break = tuple[str, Decimal, Decimal]
 
+class Whose(enum.Enum):
+    """Whose an order that no client id has led to turns out to be."""
 
-class Ownership(msgspec.Struct, frozen=True, kw_only=True):
-    """Whose money it is: ``[portfolio]`` of the configuration, the quote and the universe's base assets."""
-
-    quote: str
-    bases: tuple[str, ...]
-    capital: str = "all"
-    adopt: str = "none"
-
-    @property
-    def watched(self) -> frozenset[str]:
-        """Return the assets whose balances must agree to the last digit."""
-        return frozenset({self.quote, *self.bases})
+    OURS = "ours"
+    STRANGER = "stranger"
+    SECOND_WRITER = "second_writer"
+    OPEN = "open"  # the venue does not name it (yet): no evidence
 
 
 class Completing(Protocol):
@@ -62,62 +61,6 @@ class Completing(Protocol):
     async def accept(self, order: Tracked, shown: VenueOrder) -> None:
         """Pass on what the venue shows of an order."""
         ...
-
-
-def own_share(capital: str, cash: Decimal) -> Decimal:
-    """Return how much of the quote cash on the account is ours at the first start.
-
-    Parameters
-    ----------
-    capital
-        "all", an amount, or a share such as "50%".
-    cash
-        What is there, in quote.
-
-    Raises
-    ------
-    ConfigError
-        ``capital`` is none of these.
-    """
-    if capital == "all":
-        return cash
-    text, share = (capital[:-1], True) if capital.endswith("%") else (capital, False)
-    try:
-        amount = Decimal(text.strip())
-    except ArithmeticError:
-        amount = Decimal(-1)
-    if not amount.is_finite() or amount < 0 or (share and amount > 100):
-        raise ConfigError(
-            f'portfolio.capital: {capital!r} must be "all", an amount such as "25000" or a share such as "50%"'
-        )
-    return cash * amount / 100 if share else min(amount, cash)
-
-
-def opening_flows(there: Mapping[str, Decimal], ownership: Ownership, *, ts_ns: int) -> tuple[Flow, ...]:
-    """Return the opening balances of a first start: what is ours and what is external, asset by asset.
-
-    ``there`` is what the account holds of each asset beyond what executions in the ledger account for.
-    """
-    flows: list[Flow] = []
-    for asset, amount in sorted(there.items()):
-        ours = ZERO
-        if asset == ownership.quote:
-            ours = own_share(ownership.capital, amount)
-        elif ownership.adopt == "universe" and asset in ownership.bases:
-            ours = amount
-        for part, mine in ((ours, True), (amount - ours, False)):
-            if part:
-                flows.append(Flow(asset=asset, amount=part, ours=mine, detail="opening balance", ts_ns=ts_ns))
-    return tuple(flows)
-
-
-def differences(ledger: Mapping[str, Decimal], venue: Mapping[str, Decimal]) -> tuple[Break, ...]:
-    """Return (asset, ledger, exchange) for every asset whose amounts differ, in the order of names."""
-    return tuple(
-        (asset, ledger.get(asset, ZERO), venue.get(asset, ZERO))
-        for asset in sorted({*ledger, *venue})
-        if ledger.get(asset, ZERO) != venue.get(asset, ZERO)
-    )
 
 
 class Reconciler:
@@ -150,11 +93,21 @@ class Reconciler:
         self._busy = asyncio.Lock()
         self._last: dict[str, int] = {}
         self._searched: set[str] = set()
-        self._strangers: dict[tuple[str, str], None] = {}
+        self._strangers: dict[tuple[str, str], Whose] = {}
         self._evidence: Completing | None = None
         self._chore: Callable[[Tracked], None] = lambda _order: None
         self._intruders: set[str] = set()
+        self._ours = {f"{base}/{ownership.quote}" for base in ownership.bases}
         self._opened = False
+        self._doubt = asyncio.Event()
+        self.outsiders = Outsiders(
+            tracker=tracker,
+            ledger=ledger,
+            emit=emit,
+            clock=clock,
+            quote=ownership.quote,
+            all_ours=ownership.capital == "all",
+        )
         self._log = structlog.get_logger("ballast")
 
     def use(self, evidence: Completing, chore: Callable[[Tracked], None]) -> None:
@@ -176,7 +129,12 @@ class Reconciler:
             external = await self._orders()
             await self._trades()
             await self._open_books()
-            balances, breaks = await self._compare()
+            balances, found = await self._compare()
+            if await self.outsiders.explain(found):
+                balances, found = await self._compare()
+            if found:
+                self._doubt.set()
+            breaks = tuple(one for one in found if one[0] in self._ownership.watched)
             for asset, ours, theirs in breaks:
                 self._log.error("reconcile.break", asset=asset, ledger=str(ours), exchange=str(theirs))
             for client_id in sorted(self._intruders):
@@ -197,23 +155,32 @@ class Reconciler:
         found = await self._snapshot()
         return found is not None and not any(asset in assets for asset, _, _ in found[1])
 
+    async def follow(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Compare again soon, for ever, whenever something is in doubt; ``run`` is the whole comparison."""
+        pause_s = FOLLOW_S
+        while True:
+            await self._doubt.wait()
+            await asyncio.sleep(pause_s)
+            self._doubt.clear()
+            try:
+                await run()
+            except Transient as error:
+                self._log.warning("reconcile.follow_failed", error=str(error))
+                self._doubt.set()
+            pause_s = min(pause_s * 1.5, FOLLOW_S_MAX) if self._doubt.is_set() else FOLLOW_S
+
+    def noticed(self, symbol: str) -> None:
+        """Look soon: the user stream tells of an order that this session does not know, ours of long ago or a stranger's."""
+        self._tracker.touched.add(symbol)
+        self._doubt.set()
+
     def deposit(self, asset: str, amount: Decimal) -> None:
-        """Book a deposit or withdrawal that the venue has told us of; quote is ours when all of it is.
+        """Take a deposit or withdrawal (signed) that the venue has told us of.
 
         Before the books are opened it is part of what is there then.
         """
-        if self._ledger.first_start and not self._opened:
-            return
-        self._emit(
-            Flow(
-                asset=asset,
-                amount=amount,
-                ours=asset == self._ownership.quote and self._ownership.capital == "all",
-                detail="deposit" if amount > 0 else "withdrawal",
-                ts_ns=self._clock.now_ns(),
-            )
-        )
-        self._tracker.changes += 1
+        if not self._ledger.first_start or self._opened:
+            self.outsiders.arrived(asset, amount)
 
     # ------------------------------------------------------------------ orders
 
@@ -222,7 +189,7 @@ class Reconciler:
         evidence = self._need_evidence()
         shown = await self._calls.open_orders()
         known = await self._ledger.find_orders(tuple(one.client_id for one in shown))
-        external = 0
+        strangers: list[VenueOrder] = []
         listed: set[str] = set()
         for one in shown:
             order = self._tracker.find(one.client_id) or self._recall(known.get(one.client_id))
@@ -232,7 +199,7 @@ class Reconciler:
             elif one.client_id.startswith(self._prefix):
                 self._intruders.add(one.client_id)
             else:
-                external += 1
+                strangers.append(one)
         for order in self._tracker.live:
             # What is being sent right now answers for itself.
             if order.client_id in listed or order.state is OrderState.SENDING:
@@ -240,7 +207,7 @@ class Reconciler:
             found = await evidence.look_up(order)
             if (not found and order.state in UNRESOLVED) or (order.short and order.state in TERMINAL):
                 self._chore(order)
-        return external
+        return self.outsiders.show(strangers, self._calls.symbol_of)
 
     def _recall(self, record: OrderRecord | None) -> Tracked | None:
         if record is None:
@@ -250,20 +217,27 @@ class Reconciler:
 
     # ------------------------------------------------------------------ executions
 
-    async def _trades(self, *, every: bool = False) -> None:
-        """Pass on executions of ours that no order has led to, and notice those of others.
+    async def _trades(self, *, every: bool = False, also: Iterable[str] = ()) -> None:
+        """Pass on executions of ours that no order has led to, and book those of others.
 
-        Only symbols with anything of ours since the last look are searched (each costs a weight of 20), or ``every`` one.
+        Only symbols with anything new since the last look are searched (each costs a weight of 20), or ``every`` one of
+        ours, and those in ``also``.
         """
         if not self._searched:
             self._last = await self._ledger.last_trades()
         traded = await self._ledger.traded_symbols()
+        opened_ns = await self.outsiders.opened()
         wanted = {symbol for symbol in traded if every or symbol not in self._searched} | self._tracker.touched
-        for symbol in sorted(wanted & set(traded)):
+        for symbol in sorted({*wanted, *also}):
+            first_ns = traded.get(symbol, opened_ns)
+            if not first_ns:
+                continue  # nothing of ours, and no books yet that a stranger could change
             self._tracker.touched.discard(symbol)
             try:
-                await self._search(symbol, traded[symbol])
+                await self._search(symbol, first_ns)
             except Transient:
+                if symbol not in self._ours and symbol not in traded:
+                    continue  # a guess: there may be no such market
                 self._tracker.touched.add(symbol)
                 raise
             self._searched.add(symbol)
@@ -275,44 +249,61 @@ class Reconciler:
         else:
             trades = await self._calls.trades_from(symbol, newest + 1)
         fresh = [trade for trade in trades if not self._tracker.passed_on(symbol, str(trade.id))]
-        if fresh:
-            await self._sort(symbol, fresh)
-        if trades:
+        open_ids = await self._sort(symbol, fresh) if fresh else []
+        if open_ids:
+            self._tracker.touched.add(symbol)
+            self._last[symbol] = open_ids[0] - 1
+            self._doubt.set()
+        elif trades:
             self._last[symbol] = trades[-1].id
 
-    async def _sort(self, symbol: str, trades: list[VenueTrade]) -> None:
+    async def _sort(self, symbol: str, trades: list[VenueTrade]) -> list[int]:
+        """Pass on what is ours, book what is a stranger's, and return the ids of what the venue does not name yet."""
         await self._ledger.flush(FLUSH_S)
         booked = await self._ledger.known_trades(symbol, tuple(str(trade.id) for trade in trades))
         ids = tuple({str(trade.order_id) for trade in trades})
         known = await self._ledger.find_venue_ids(symbol, ids)
+        others: list[VenueTrade] = []
+        unnamed: list[int] = []
         for trade in trades:
             if str(trade.id) in booked:
                 continue
             venue_id = str(trade.order_id)
             order = self._tracker.find_venue_id(symbol, venue_id) or self._recall(known.get(venue_id))
+            whose = Whose.OURS
             if order is None:
-                order = await self._name(symbol, venue_id)
+                order, whose = await self._name(symbol, venue_id)
             if order is not None:
                 self._tracker.execution(trade.fill(symbol, order.client_id))
+            elif whose is Whose.STRANGER:
+                others.append(trade)
+            elif whose is Whose.OPEN:
+                unnamed.append(trade.id)
+        await self.outsiders.traded(symbol, others)
+        return unnamed
 
-    async def _name(self, symbol: str, venue_id: str) -> Tracked | None:
+    async def _name(self, symbol: str, venue_id: str) -> tuple[Tracked | None, Whose]:
         """Find out whose order an unknown id is: ours after all, a second writer's, or a stranger's."""
         evidence = self._need_evidence()
-        if (symbol, venue_id) in self._strangers:
-            return None
+        known = self._strangers.get((symbol, venue_id))
+        if known is not None:
+            return None, known
         shown = await self._calls.query_venue_id(venue_id, symbol)
-        if shown is not None and shown.client_id.startswith(self._prefix):
+        if shown is None:
+            return None, Whose.OPEN
+        whose = Whose.STRANGER
+        if shown.client_id.startswith(self._prefix):
             record = (await self._ledger.find_orders((shown.client_id,))).get(shown.client_id)
             order = self._tracker.find(shown.client_id) or self._recall(record)
             if order is not None:
                 await evidence.accept(order, shown)
-                return order
+                return order, Whose.OURS
             self._intruders.add(shown.client_id)
-        self._log.warning("reconcile.external_trade", symbol=symbol, venue_id=venue_id)
-        self._strangers[symbol, venue_id] = None
+            whose = Whose.SECOND_WRITER
+        self._strangers[symbol, venue_id] = whose
         while len(self._strangers) > STRANGERS_MAX:
             del self._strangers[next(iter(self._strangers))]
-        return None
+        return None, whose
 
     # ------------------------------------------------------------------ balances
 
@@ -352,12 +343,11 @@ class Reconciler:
             if attempt:
                 await asyncio.sleep(BETWEEN_S)
                 await self._orders()
-                await self._trades(every=bool(breaks))
+                await self._trades(every=bool(breaks), also=self._markets(breaks))
             found = await self._snapshot()
             if found is None:
                 continue
-            balances, every = found
-            breaks = self._watch(every)
+            balances, breaks = found
             if not breaks:
                 return balances, ()
             seen = max(seen, 0) + 1 if breaks == last else 1
@@ -368,20 +358,10 @@ class Reconciler:
             raise Transient("reconciliation: account and ledger did not hold still, or the ledger cannot be written")
         return balances, breaks
 
-    def _watch(self, breaks: tuple[Break, ...]) -> tuple[Break, ...]:
-        """Return the breaks that matter; what changed elsewhere on the account is booked as external."""
-        for asset, ours, theirs in breaks:
-            if asset not in self._ownership.watched:
-                self._emit(
-                    Flow(
-                        asset=asset,
-                        amount=theirs - ours,
-                        ours=False,
-                        detail="external change",
-                        ts_ns=self._clock.now_ns(),
-                    )
-                )
-        return tuple(one for one in breaks if one[0] in self._ownership.watched)
+    def _markets(self, breaks: tuple[Break, ...]) -> list[str]:
+        """Return the markets in which trading could have changed these assets."""
+        quote = self._ownership.quote
+        return [f"{asset}/{quote}" for asset, _, _ in breaks if asset != quote]
 
     def _need_evidence(self) -> Completing:
         if self._evidence is None:

@@ -63,6 +63,8 @@ class Tracker:
         self._trades: OrderedDict[tuple[str, str], None] = OrderedDict()
         self.changes = 0
         """Counts executions passed on, so that a comparison knows when it was disturbed."""
+        self.moves = 0
+        """Counts whatever happened to any order of ours: while it stands still, nothing of ours moved."""
         self.touched: set[str] = set()
         """Symbols with orders or executions since somebody last cleared this."""
 
@@ -78,6 +80,7 @@ class Tracker:
             rests=intent.tif is Tif.GTC,
         )
         self._live[intent.client_id] = order
+        self.moves += 1
         self.touched.add(intent.symbol)
         return order
 
@@ -121,6 +124,7 @@ class Tracker:
             fresh = True
         self._settle(order)
         if fresh:
+            self.moves += 1
             self._emit(news)
         return fresh
 
@@ -143,6 +147,7 @@ class Tracker:
                 self._index(order)
             self._settle(order)
         self.changes += 1
+        self.moves += 1
         self.touched.add(fill.symbol)
         self._emit(fill)
         return True

@@ -14,8 +14,8 @@ from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.market import MarketData
 from daemon.edge.orders import LiveConfig, LiveVenue
+from daemon.edge.ownership import Ownership
 from daemon.edge.paper import PaperConfig, PaperVenue
-from daemon.edge.reconcile import Ownership
 from daemon.edge.rest import Rest, make_exchange
 from daemon.edge.userstream import Sinks, UserStream
 from daemon.edge.watchdog import Watchdog
@@ -125,7 +125,13 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
     stream = UserStream(
         settings.exchange.ws_api_base or WS_API_URL,
         keys=secret,
-        sinks=Sinks(update=venue.on_update, fill=venue.on_fill, gap=venue.on_gap, catch_up=venue.catch_up),
+        sinks=Sinks(
+            update=venue.on_update,
+            fill=venue.on_fill,
+            gap=venue.on_gap,
+            catch_up=venue.catch_up,
+            deposit=venue.on_deposit,
+        ),
         emit=around.emit,
         clock=around.clock,
         symbols={one.venue_id: one.symbol for one in around.listed.instruments},

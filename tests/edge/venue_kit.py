@@ -19,7 +19,7 @@ from daemon.edge.lane import tls_context
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import LedgerConfig, SqlLedger
 from daemon.edge.orders import LiveConfig, LiveVenue
-from daemon.edge.reconcile import Ownership
+from daemon.edge.ownership import Ownership
 from daemon.edge.rest import make_exchange
 from daemon.edge.userstream import Sinks, UserStream
 from daemon.exchange.config import SimConfig

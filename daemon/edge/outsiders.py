@@ -1,0 +1,235 @@
+"""What others do on the account: their orders are shown, their trades and transfers booked as flows, none is touched.
+
+A person may trade, deposit and withdraw beside us. Whatever that changes comes first out of what is external, and only
+what is left of it touches our own books (DESIGN, "Whose money it is"). An execution that the venue names as a
+stranger's is booked at once; a difference that nothing explains only after two comparisons that agree, with nothing of
+ours moving between them (F34, F38): one incomplete reply changes nothing.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+import structlog
+
+from daemon.domain.errors import Transient
+from daemon.domain.events import Flow
+from daemon.domain.orders import OrderState, Side
+from daemon.domain.ports import Emit
+from daemon.edge.binance_account import VenueOrder, VenueTrade
+from daemon.edge.books import Books, exactly
+from daemon.edge.clock import Clock
+from daemon.edge.ledger import SqlLedger
+from daemon.edge.ownership import Break, shares
+from daemon.edge.tracker import Tracker
+
+ZERO: Final = Decimal(0)
+NS_PER_MS: Final = 1_000_000
+SHIELD_NS: Final = 4_000_000_000
+"""A difference is corrected only after nothing of ours moved for so long, between two comparisons that agree."""
+ORDERS_MAX: Final = 1_000
+"""Open orders of others that are remembered and shown."""
+ABSENT_MAX: Final = 2
+"""A stranger's order is forgotten after it was missing from so many lists in a row (F34)."""
+ARRIVALS_MAX: Final = 1_000
+"""Deposits told by the stream that wait to be booked."""
+FLUSH_S: Final = 5.0
+RETRY_S: Final = 1.0
+UNEXPLAINED: Final = "unexplained change"
+
+
+class External(msgspec.Struct, frozen=True, kw_only=True):
+    """An open order on the account that is not ours."""
+
+    client_id: str
+    venue_id: str
+    symbol: str
+    side: str
+    qty: Decimal
+    filled: Decimal
+    state: OrderState
+    ts_ns: int
+    external: bool = True
+
+
+class _Shown(msgspec.Struct):
+    order: External
+    absent: int = 0
+
+
+class _Seen(msgspec.Struct):
+    """A difference: theirs - ours, since when (monotonic ns) it is the same and nothing of ours has moved."""
+
+    amount: Decimal
+    since_ns: int
+    moves: int
+
+
+def legs(symbol: str, trade: VenueTrade) -> tuple[tuple[str, Decimal, str], ...]:
+    """Return what a stranger's execution does to the account: (asset, signed amount, detail), base first."""
+    base, _, quote = symbol.partition("/")
+    name = f"external trade {symbol} {trade.id}"
+    side, sign = (Side.BUY, 1) if trade.is_buyer else (Side.SELL, -1)
+    with exactly():
+        value = trade.qty * trade.price
+    found = (
+        (base, sign * trade.qty, f"{name}: {side} {trade.qty:f} at {trade.price:f}"),
+        (quote, -sign * value, f"{name}, quote"),
+        (trade.commission_asset, -trade.commission, f"{name}, fee"),
+    )
+    return tuple(leg for leg in found if leg[1])
+
+
+class Outsiders:
+    """Notices what is not ours and books what it changes.
+
+    Parameters
+    ----------
+    quote, all_ours
+        The quote currency, and whether all of it on the account is ours (``capital = "all"``).
+    """
+
+    def __init__(
+        self, *, tracker: Tracker, ledger: SqlLedger, emit: Emit, clock: Clock, quote: str, all_ours: bool
+    ) -> None:
+        self._tracker = tracker
+        self._ledger = ledger
+        self._emit = emit
+        self._clock = clock
+        self._quote = quote
+        self._all_ours = all_ours
+        self._orders: dict[tuple[str, str], _Shown] = {}
+        self._seen: dict[str, _Seen] = {}
+        self._opened_ns = 0
+        self._arrivals: asyncio.Queue[tuple[str, Decimal]] = asyncio.Queue(ARRIVALS_MAX)
+        self._log = structlog.get_logger("ballast")
+
+    # ------------------------------------------------------------------ orders
+
+    def show(self, orders: Iterable[VenueOrder], symbol_of: Callable[[str], str]) -> int:
+        """Take the account's open orders that are not ours, as one list showed them; return how many are known."""
+        listed: set[tuple[str, str]] = set()
+        for one in orders:
+            key = (one.symbol, str(one.order_id))
+            listed.add(key)
+            if key not in self._orders:
+                self._log.warning("reconcile.external_order", symbol=one.symbol, client_id=one.client_id)
+            self._orders[key] = _Shown(
+                External(
+                    client_id=one.client_id,
+                    venue_id=str(one.order_id),
+                    symbol=symbol_of(one.symbol) or one.symbol,
+                    side=one.side.lower(),
+                    qty=one.orig_qty,
+                    filled=one.executed_qty,
+                    state=one.state,
+                    ts_ns=max(one.time, 0) * NS_PER_MS,
+                )
+            )
+        for key in [key for key in self._orders if key not in listed]:
+            self._orders[key].absent += 1
+            if self._orders[key].absent >= ABSENT_MAX:
+                del self._orders[key]
+        while len(self._orders) > ORDERS_MAX:
+            del self._orders[next(iter(self._orders))]
+        return len(self._orders)
+
+    @property
+    def orders(self) -> list[External]:
+        """Return the open orders that are not ours, in the order in which they were noticed."""
+        return [shown.order for shown in self._orders.values()]
+
+    # ------------------------------------------------------------------ trades
+
+    async def traded(self, symbol: str, trades: list[VenueTrade]) -> None:
+        """Book executions that the venue names as a stranger's, each once. Raises Transient."""
+        opened_ns = await self.opened()
+        fresh = [trade for trade in trades if opened_ns and trade.time * NS_PER_MS >= opened_ns]
+        found = [leg for trade in fresh for leg in legs(symbol, trade)]
+        if found:
+            booked = await self._ledger.known_flows(tuple(detail for _, _, detail in found))
+            await self._book([leg for leg in found if leg[2] not in booked])
+
+    async def opened(self) -> int:
+        """Return when the books were opened: what happened before is part of the opening balances. 0: not yet."""
+        if not self._opened_ns:
+            self._opened_ns = await self._ledger.first_flow()
+        return self._opened_ns
+
+    # ------------------------------------------------------------------ differences
+
+    async def explain(self, differences: tuple[Break, ...]) -> bool:
+        """Take the differences of one comparison; book those that have stood long enough, true when there was one.
+
+        What an order of ours may still account for is never corrected: an order whose fate is open, or whose executions
+        are missing, holds back its base asset, and the quote as long as its base differs too.
+        """
+        now = self._clock.mono_ns()
+        moves = self._tracker.moves
+        before, self._seen = self._seen, {}
+        amounts = {asset: theirs - ours for asset, ours, theirs in differences}
+        ready: list[tuple[str, Decimal, str]] = []
+        for asset, amount in amounts.items():
+            seen = before.get(asset)
+            if seen is None or (seen.amount, seen.moves) != (amount, moves):
+                self._seen[asset] = _Seen(amount, now, moves)
+                continue
+            self._seen[asset] = seen
+            if now - seen.since_ns >= SHIELD_NS and not self._doubtful(asset, amounts):
+                ready.append((asset, amount, UNEXPLAINED))
+        await self._book(ready)
+        return bool(ready)
+
+    def _doubtful(self, asset: str, amounts: dict[str, Decimal]) -> bool:
+        """Say whether an order of ours may account for a difference."""
+        for order in self._tracker.live:
+            if order.state is OrderState.ACKED and not order.short:
+                continue
+            base, _, quote = order.symbol.partition("/")
+            if asset == base or (asset == quote and base in amounts) or asset not in {base, quote}:
+                return True
+        return False
+
+    # ------------------------------------------------------------------ booking
+
+    def arrived(self, asset: str, amount: Decimal) -> None:
+        """Take a deposit or withdrawal (signed) from the user stream; one too many is left to the comparison."""
+        self._tracker.changes += 1  # a comparison under way no longer describes one moment
+        with contextlib.suppress(asyncio.QueueFull):
+            self._arrivals.put_nowait((asset, amount))
+
+    async def run(self) -> None:
+        """Book what arrives, for ever."""
+        while True:
+            asset, amount = await self._arrivals.get()
+            change = (asset, amount, "deposit" if amount > 0 else "withdrawal")
+            while True:
+                try:
+                    await self._book([change])
+                    break
+                except Transient as error:
+                    self._log.warning("reconcile.flow_waits", asset=asset, amount=str(amount), error=str(error))
+                    await asyncio.sleep(RETRY_S)
+
+    async def _book(self, changes: list[tuple[str, Decimal, str]]) -> None:
+        """Emit flows for changes (asset, signed amount, detail), each divided into what is external and what is ours."""
+        if not changes:
+            return
+        if not await self._ledger.flush(FLUSH_S):
+            raise Transient("flows: the ledger cannot be written")
+        books = await self._ledger.books()
+        for asset, amount, detail in changes:
+            all_ours = self._all_ours and asset == self._quote
+            parts = shares(amount, total=books.total.get(asset, ZERO), own=self._own(books, asset), all_ours=all_ours)
+            for part, ours in parts:
+                flow = Flow(asset=asset, amount=part, ours=ours, detail=detail, ts_ns=self._clock.now_ns())
+                self._log.warning("reconcile.flow", asset=asset, amount=str(part), ours=ours, detail=detail)
+                books.book_flow(flow)
+                self._emit(flow)
+        self._tracker.changes += 1
+
+    def _own(self, books: Books, asset: str) -> Decimal:
+        return books.cash if asset == self._quote else books.positions.get(f"{asset}/{self._quote}", ZERO)

@@ -1,0 +1,106 @@
+"""Whose money it is: what of the account belongs to Ballast, and what ledger and account differ in (pure)."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+from daemon.domain.errors import ConfigError
+from daemon.domain.events import Flow
+
+ZERO: Final = Decimal(0)
+
+Break = tuple[str, Decimal, Decimal]
+
+
+class Ownership(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose money it is: ``[portfolio]`` of the configuration, the quote and the universe's base assets."""
+
+    quote: str
+    bases: tuple[str, ...]
+    capital: str = "all"
+    adopt: str = "none"
+
+    @property
+    def watched(self) -> frozenset[str]:
+        """Return the assets whose balances must agree to the last digit."""
+        return frozenset({self.quote, *self.bases})
+
+
+def own_share(capital: str, cash: Decimal) -> Decimal:
+    """Return how much of the quote cash on the account is ours at the first start.
+
+    Parameters
+    ----------
+    capital
+        "all", an amount, or a share such as "50%".
+    cash
+        What is there, in quote.
+
+    Raises
+    ------
+    ConfigError
+        ``capital`` is none of these.
+    """
+    if capital == "all":
+        return cash
+    text, share = (capital[:-1], True) if capital.endswith("%") else (capital, False)
+    try:
+        amount = Decimal(text.strip())
+    except ArithmeticError:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0 or (share and amount > 100):
+        raise ConfigError(
+            f'portfolio.capital: {capital!r} must be "all", an amount such as "25000" or a share such as "50%"'
+        )
+    return cash * amount / 100 if share else min(amount, cash)
+
+
+def opening_flows(there: Mapping[str, Decimal], ownership: Ownership, *, ts_ns: int) -> tuple[Flow, ...]:
+    """Return the opening balances of a first start: what is ours and what is external, asset by asset.
+
+    ``there`` is what the account holds of each asset beyond what executions in the ledger account for.
+    """
+    flows: list[Flow] = []
+    for asset, amount in sorted(there.items()):
+        ours = ZERO
+        if asset == ownership.quote:
+            ours = own_share(ownership.capital, amount)
+        elif ownership.adopt == "universe" and asset in ownership.bases:
+            ours = amount
+        for part, mine in ((ours, True), (amount - ours, False)):
+            if part:
+                flows.append(Flow(asset=asset, amount=part, ours=mine, detail="opening balance", ts_ns=ts_ns))
+    return tuple(flows)
+
+
+def differences(ledger: Mapping[str, Decimal], venue: Mapping[str, Decimal]) -> tuple[Break, ...]:
+    """Return (asset, ledger, exchange) for every asset whose amounts differ, in the order of names."""
+    return tuple(
+        (asset, ledger.get(asset, ZERO), venue.get(asset, ZERO))
+        for asset in sorted({*ledger, *venue})
+        if ledger.get(asset, ZERO) != venue.get(asset, ZERO)
+    )
+
+
+def shares(amount: Decimal, *, total: Decimal, own: Decimal, all_ours: bool) -> tuple[tuple[Decimal, bool], ...]:
+    """Return whose a change of the account is: (signed amount, ours) for each part that is not zero.
+
+    Parameters
+    ----------
+    amount
+        What came (> 0) or went (< 0) of an asset.
+    total, own
+        What the account held of it before, and what of that is ours.
+    all_ours
+        Everything of this asset is ours: the quote with ``capital = "all"``.
+    """
+    if all_ours:
+        parts: tuple[tuple[Decimal, bool], ...] = ((amount, True),)
+    elif amount > 0:
+        parts = ((amount, False),)
+    else:
+        external = max(amount, -max(total - own, ZERO))
+        parts = ((external, False), (amount - external, True))
+    return tuple(part for part in parts if part[0])
