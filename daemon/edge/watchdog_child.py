@@ -48,6 +48,8 @@ SETUP_BYTES_MAX: Final = 65_536
 LINE_BYTES_MAX: Final = 4_096
 """What a pipe that can be written to takes without blocking."""
 
+LEVELS: Final = ("debug", "info", "warning", "error")
+
 Say = Callable[..., None]
 
 
@@ -160,13 +162,21 @@ class Vigil:
         self._listing = None
 
 
-def say(level: str, event: str, **fields: object) -> None:
-    """Write one line of JSON to standard error, or nothing when it would block: a full pipe must not stop a cancel."""
-    stamp = datetime.fromtimestamp(Clock().now_ns() / NS_PER_S, UTC).isoformat()
-    line = msgspec.json.encode({"timestamp": stamp, "level": level, "logger": "watchdog", "event": event, **fields})
-    with contextlib.suppress(OSError, ValueError):
-        if select.select([], [sys.stderr.fileno()], [], 0)[1]:
-            os.write(sys.stderr.fileno(), line[: LINE_BYTES_MAX - 1] + b"\n")
+def speaker(least: str) -> Say:
+    """Return what writes one line of JSON to standard error from this level on."""
+    fd = sys.stderr.fileno()
+
+    def say(level: str, event: str, **fields: object) -> None:
+        """Write one line, or nothing when that would block: a full pipe must not stop a cancel."""
+        if LEVELS.index(level) < LEVELS.index(least):
+            return
+        stamp = datetime.fromtimestamp(Clock().now_ns() / NS_PER_S, UTC).isoformat()
+        line = msgspec.json.encode({"timestamp": stamp, "level": level, "logger": "watchdog", "event": event, **fields})
+        with contextlib.suppress(OSError, ValueError):
+            if select.select([], [fd], [], 0)[1]:
+                os.write(fd, line[: LINE_BYTES_MAX - 1] + b"\n")
+
+    return say
 
 
 def read_setup(fd: int) -> Setup | None:
@@ -191,6 +201,7 @@ def read(fd: int) -> bytes:
 def watch(setup: Setup, fd: int) -> None:
     """Watch until the daemon stops or dies and nothing is left to do."""
     clock, latch = Clock(), KillLatch(Path(setup.state_dir))
+    say = speaker(setup.log_level)
     door = Door(setup, latch, clock)
     vigil = Vigil(door, latch, say)
     warm: Future[str] | None = None

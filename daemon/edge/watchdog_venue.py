@@ -32,13 +32,14 @@ CLOCK_WRONG: Final = -1021
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What the watchdog is told once, through its pipe. ``base_url`` ends in ``/api/v3``; ``state_dir`` holds the latch."""
+    """What the watchdog is told once. ``base_url`` ends in ``/api/v3``, ``state_dir`` holds the latch."""
 
     base_url: str
     key: str
     secret: str
     prefix: str
     state_dir: str
+    log_level: str = "info"
 
 
 class Answer(NamedTuple):

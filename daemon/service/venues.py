@@ -148,6 +148,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
             secret=secret[1],
             prefix=client_prefix(settings.instance),
             state_dir=str(settings.state_path.resolve()),
+            log_level=settings.log.level,
         )
     )
     tasks: dict[str, Eternal] = {"orders": venue.run, "user stream": stream.run, "watchdog": watchdog.run}
