@@ -118,10 +118,14 @@ def report(result: dict[str, Any]) -> None:
     print("split, ms: " + " ".join(f"{part:>9}" for part in PARTS))
     for n, one in result["assets"].items():
         print(f"{n:>10} " + " ".join(f"{one['ours_ms'][part]:9.2f}" for part in PARTS))
-        print(f"{'':>10} barrier wait before it {one['ours_ms']['barrier']:.0f} ms, answered {one['ours_ms']['answered']:.0f} ms")
+        print(
+            f"{'':>10} barrier wait before it {one['ours_ms']['barrier']:.0f} ms, answered {one['ours_ms']['answered']:.0f} ms"
+        )
     for n, one in result["assets"].items():
         parts = one["naive_ms"]
-        print(f"naive {n:>4}: features {parts['features']:.1f}  forecast {parts['forecast']:.1f}  solve {parts['solve']:.1f}")
+        print(
+            f"naive {n:>4}: features {parts['features']:.1f}  forecast {parts['forecast']:.1f}  solve {parts['solve']:.1f}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

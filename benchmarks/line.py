@@ -7,10 +7,11 @@ exchange's), and every bar trades every asset. Watches are laid on from outside:
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def universe(n: int) -> tuple[str, ...]:
     return tuple(f"{spec.base}/{spec.quote}" for spec in symbol_specs(SimConfig(symbols=n)))
 
 
-def venue_options(n: int, *, trades_per_s: float) -> dict[str, object]:
+def venue_options(n: int, *, trades_per_s: float) -> dict[str, Any]:
     """Return the options of an exchange that never says "too many" and always fills."""
     return {
         "key": KEY,
@@ -193,19 +194,23 @@ class Watch:
 
 
 @contextlib.contextmanager
-def unlimited() -> Any:
+def unlimited() -> Iterator[None]:
     """Make every ccxt exchange of the daemon without its rate limiter."""
-    limited = venues.make_exchange
-    venues.make_exchange = functools.partial(make_exchange, limited=False)
+    setattr(venues, "make_exchange", functools.partial(make_exchange, limited=False))  # noqa: B010 - its own import of it
     try:
         yield
     finally:
-        venues.make_exchange = limited
+        setattr(venues, "make_exchange", make_exchange)  # noqa: B010
 
 
 @contextlib.asynccontextmanager
 async def trading(
-    venue: Venue, symbols: tuple[str, ...], folder: Path, *, every: int, prepare: Callable[[Service], None] | None = None
+    venue: Venue,
+    symbols: tuple[str, ...],
+    folder: Path,
+    *,
+    every: int,
+    prepare: Callable[[Service], None] | None = None,
 ) -> AsyncIterator[tuple[Service, Watch]]:
     """Run the daemon until it is trading-ready; stop it in order at the end."""
     settings = settings_for(venue.base, symbols, folder, every=every)
@@ -227,6 +232,15 @@ async def trading(
         finally:
             await service.stop()
             pin(0, 0, 1)
+            _quiet()
+
+
+def _quiet() -> None:
+    """Take logging off the file that is about to close."""
+    if logs._handler is not None:
+        logging.getLogger().removeHandler(logs._handler)
+        logs._handler = None
+    logging.captureWarnings(False)
 
 
 async def _ready(service: Service) -> None:

@@ -30,7 +30,9 @@ START_REPEATS = 3
 SETTLE_S = 5.0
 READY_S_MAX = 60.0
 GOALS = {"help_s": 0.4, "ready_s": 8.0, "rss_mb": 200.0, "rss_with_worker_mb": 700.0}
-NAIVE = "import ccxt.pro, torch, cvxpy, pandas; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+NAIVE = (
+    "import ccxt.pro, torch, cvxpy, pandas; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+)
 BALLAST = str(Path(sys.executable).with_name("ballast"))
 
 

@@ -124,7 +124,9 @@ def report(result: dict[str, Any]) -> None:
         ratio, goal = result["p99_ratios"].get(phase), result["goals"].get(phase)
         verdict = "" if goal is None else f"<= {goal:g}x " + ("ok" if ratio <= goal else "MISSED")
         shown = f"{ratio:8.1f}x" if ratio is not None else " " * 9
-        print(f"{phase:>10} {one['trades']:>8} {one['p50_us']:9.0f} {one['p99_us']:9.0f} {one['max_us']:10.0f} {shown}  {verdict}")
+        print(
+            f"{phase:>10} {one['trades']:>8} {one['p50_us']:9.0f} {one['p99_us']:9.0f} {one['max_us']:10.0f} {shown}  {verdict}"
+        )
     print(f"{result['full_decisions']} decisions traded every asset")
 
 
