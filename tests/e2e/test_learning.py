@@ -69,7 +69,11 @@ def test_first_start_trains_and_does_not_trade_meanwhile(planted: Daemon) -> Non
     published = max(path.stat().st_mtime_ns for path in (planted.state_dir / "models").iterdir())
 
     assert len(planted.api("models")["models"]) == 1
-    assert [one for one in planted.events("training") if f"fetching {LSTM['forecast']['train_bars']} bars of 8 pairs" in one["step"]]
+    assert [
+        one
+        for one in planted.events("training")
+        if f"fetching {LSTM['forecast']['train_bars']} bars of 8 pairs" in one["step"]
+    ]
     assert [one for one in planted.events("training") if one["step"].startswith("epoch")]
     assert all(one["ns"] > published for one in planted.exchange.orders_sent())
     waiting = [one["outcome"] for one in planted.decisions() if one["ts_ns"] < published]
