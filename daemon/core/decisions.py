@@ -117,7 +117,7 @@ class Decisions:
             symbols=state.symbols,
             bars=tuple(self._pending),
             weights=state.weights(equity),
-            frozen=tuple(state.is_frozen(state.markets[symbol]) for symbol in state.symbols),
+            frozen=tuple(self._frozen(symbol, close_ns) for symbol in state.symbols),
             caps=tuple(
                 0.0 if state.stops.cooling(symbol, now_ns) else config.limits.max_weight for symbol in state.symbols
             ),
@@ -130,6 +130,11 @@ class Decisions:
         self._begun = True
         self._asked = ask
         return (*cancels, ask)
+
+    def _frozen(self, symbol: str, close_ns: int) -> bool:
+        """Return whether a weight may not grow: also when the decision could not wait for the symbol's own bar."""
+        market = self._state.markets[symbol]
+        return self._state.is_frozen(market) or market.bar is None or market.bar.close_ns < close_ns
 
     def _obstacle(self) -> NoDecision | None:
         state = self._state
@@ -201,7 +206,7 @@ class Decisions:
                     symbol
                     for symbol, market in view.markets.items()
                     if market.frozen or view.state is not TradingState.ACTIVE
-                ),
+                ).union(symbol for symbol, held in zip(asked.symbols, asked.frozen, strict=True) if held),
                 closing=frozenset(
                     symbol
                     for symbol in view.positions

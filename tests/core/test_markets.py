@@ -398,3 +398,22 @@ def test_a_stuck_symbol_delays_a_decision_and_does_not_prevent_it() -> None:
 
     assert ask.frozen == (False, True)
     assert [bar.symbol for bar in ask.bars if bar.close_ns == ask.close_ns] == [BTC]
+
+
+def test_a_symbol_whose_bar_a_decision_could_not_wait_for_is_frozen() -> None:
+    """After a reconnect a book alone makes a symbol look fresh; without its bar its weight may not grow all the same."""
+    driver = Driver().start()
+    driver.bar()
+    driver.send(Link("market", up=False, detail="cut", ts_ns=driver.now_ns))
+    driver.now_ns += 100 * NS_PER_MS
+    reconnect(driver)
+    driver.now_ns = (driver.now_ns // NS_PER_S + 1) * NS_PER_S + NS_PER_MS
+    driver.books()
+    driver.tick(BTC)
+    asked: list[Decide] = []
+    for _ in range(16):
+        driver.books()
+        asked += all_of(driver.timer(50), Decide)
+
+    assert driver.engine.state.fresh(driver.engine.state.markets[ETH])
+    assert [ask.frozen for ask in asked] == [(False, True)]
