@@ -17,12 +17,18 @@ LEDGER = "ledger_unwritable"
 CLOCK = "clock_offset"
 LOOP_LAG = "loop_lag"
 BREAK = "reconcile_break"
+PERSISTENT_BREAK = "persistent_break"
 FAULT = "fault"
 KEY_REFUSED = "key_refused"
 REPEATED = "repeated_execution"
 SECOND_WRITER = "second_writer"
 
-LIFTED_BY_RESUME = frozenset({DRAWDOWN, OPERATOR_REDUCE, OPERATOR_FLATTEN, FAULT, KEY_REFUSED, REPEATED, SECOND_WRITER})
+OF_TASK = {"key": KEY_REFUSED, "second writer": SECOND_WRITER}
+"""Causes of faults that have a name of their own, by the task that reports them."""
+
+LIFTED_BY_RESUME = frozenset(
+    {DRAWDOWN, OPERATOR_REDUCE, OPERATOR_FLATTEN, FAULT, KEY_REFUSED, REPEATED, SECOND_WRITER, PERSISTENT_BREAK}
+)
 """Latched causes that ``resume`` lifts; the kill latch is lifted on the host alone."""
 
 LATCHED = LIFTED_BY_RESUME | {KILL}

@@ -6,6 +6,7 @@ acks, fills, answers ─▶ blotter, account
 """
 
 from daemon.core import causes as cause
+from daemon.core.breaks import Breaks, told
 from daemon.core.config import EngineConfig
 from daemon.core.decisions import Decisions
 from daemon.core.exitdesk import ExitDesk
@@ -70,6 +71,7 @@ class Engine:
         self.exits = ExitDesk(config, self.state)
         self.orders = OrderDesk(config, self.state, self.exits)
         self.decisions = Decisions(config, self.state, self.markets.columns)
+        self._breaks = Breaks()
         self._losses_ns = 0
         self._timer_ns = 0
         self._lag_until_ns = 0
@@ -170,8 +172,9 @@ class Engine:
             case Killed():
                 return self._killed(event)
             case Fault():
-                self.state.causes.put(cause.FAULT, TradingState.HALTED)
-                return (Alert("fault", event.detail, "", event.ts_ns),)
+                name = cause.OF_TASK.get(event.task, cause.FAULT)
+                self.state.causes.put(name, TradingState.HALTED)
+                return (Alert(name, event.detail, "", event.ts_ns),)
             case Restored():
                 return self._restored(event)
             case Reconciled():
@@ -297,13 +300,22 @@ class Engine:
         state.reconciled_ns = event.ts_ns
         state.breaks = len(event.breaks)
         state.causes.keep(cause.BREAK, TradingState.REDUCING, active=not event.ok)
+        lasting = self._breaks.see(event)
+        effects: tuple[Effect, ...] = NONE
+        if event.external_orders > state.external_orders:
+            detail = f"{event.external_orders} open orders on the account are not ours; they are left alone"
+            effects = (Alert("external_orders", detail, "", event.ts_ns),)
+        state.external_orders = event.external_orders
         if event.ok:
             state.causes.drop(cause.STARTING)
-            return NONE
+            return effects
         if not event.breaks:
             state.causes.put(cause.SECOND_WRITER, TradingState.HALTED)
+        if lasting and state.causes.put(cause.PERSISTENT_BREAK, TradingState.HALTED):
+            detail = f"nobody explains what ledger and exchange differ in: {', '.join(lasting)}; `resume` lifts it"
+            effects += (Alert(cause.PERSISTENT_BREAK, detail, "", event.ts_ns),)
         what = "; ".join(f"{asset}: ledger {ours}, exchange {theirs}" for asset, ours, theirs in event.breaks)
-        return (Alert("reconcile_break", what or "orders with our prefix that are not ours", "", event.ts_ns),)
+        return (*effects, Alert("reconcile_break", what or "orders with our prefix that are not ours", "", event.ts_ns))
 
     def _flow(self, event: Flow) -> tuple[Effect, ...]:
         if event.ours:
@@ -314,7 +326,8 @@ class Engine:
             self.state.account.flow(event.asset, event.amount)
             if event.asset != self.config.quote:
                 self.exits.position_changed(f"{event.asset}/{self.config.quote}")  # no position is ever without a stop
-        return (Booked(None, event),)
+        alert = told(event)
+        return (Booked(None, event),) if alert is None else (Booked(None, event), alert)
 
     # ------------------------------------------------------------------ people
 
@@ -330,6 +343,7 @@ class Engine:
                 if cause.REPEATED in state.causes:
                     state.repeats.clear()
                 state.causes.resume()
+                self._breaks.forgive()
                 state.exits.abandon(WOUND_UP)
             case Action.REDUCE_ONLY:
                 state.causes.put(cause.OPERATOR_REDUCE, TradingState.REDUCING)

@@ -46,6 +46,7 @@ class State:
         self.turnover_total = 0.0
         self.reconciled_ns = 0
         self.breaks = 0
+        self.external_orders = 0
         self.daily: dict[str, tuple[float, ...]] = {}
         self.model = ""
         self.model_trained_ns = 0

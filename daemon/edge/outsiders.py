@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from daemon.core.breaks import DEPOSIT, EXTERNAL_TRADE, UNEXPLAINED, WITHDRAWAL
 from daemon.domain.errors import Transient
 from daemon.domain.events import Flow
 from daemon.domain.orders import OrderState, Side
@@ -38,7 +39,6 @@ ARRIVALS_MAX: Final = 1_000
 """Deposits told by the stream that wait to be booked."""
 FLUSH_S: Final = 5.0
 RETRY_S: Final = 1.0
-UNEXPLAINED: Final = "unexplained change"
 
 
 class External(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +71,7 @@ class _Seen(msgspec.Struct):
 def legs(symbol: str, trade: VenueTrade) -> tuple[tuple[str, Decimal, str], ...]:
     """Return what a stranger's execution does to the account: (asset, signed amount, detail), base first."""
     base, _, quote = symbol.partition("/")
-    name = f"external trade {symbol} {trade.id}"
+    name = f"{EXTERNAL_TRADE} {symbol} {trade.id}"
     side, sign = (Side.BUY, 1) if trade.is_buyer else (Side.SELL, -1)
     with exactly():
         value = trade.qty * trade.price
@@ -205,7 +205,7 @@ class Outsiders:
         """Book what arrives, for ever."""
         while True:
             asset, amount = await self._arrivals.get()
-            change = (asset, amount, "deposit" if amount > 0 else "withdrawal")
+            change = (asset, amount, DEPOSIT if amount > 0 else WITHDRAWAL)
             while True:
                 try:
                     await self._book([change])

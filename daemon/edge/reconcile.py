@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import structlog
 
 from daemon.domain.errors import ConfigError, Transient
-from daemon.domain.events import Reconciled
+from daemon.domain.events import Fault, Reconciled
 from daemon.domain.orders import TERMINAL, Balance, OrderRecord, OrderState
 from daemon.domain.ports import Emit
 from daemon.edge.binance_account import VenueOrder, VenueTrade, totals
@@ -139,6 +139,9 @@ class Reconciler:
                 self._log.error("reconcile.break", asset=asset, ledger=str(ours), exchange=str(theirs))
             for client_id in sorted(self._intruders):
                 self._log.critical("reconcile.second_writer", client_id=client_id, prefix=self._prefix)
+            if breaks and self._intruders:  # without breaks the verdict below says it by itself
+                detail = f"{len(self._intruders)} orders carry our prefix and are not in the ledger"
+                self._emit(Fault("second writer", detail, self._clock.now_ns()))
             self._emit(
                 Reconciled(
                     ok=not breaks and not self._intruders,
