@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from daemon.domain.errors import Transient, Unreachable
+from daemon.edge import crash
 from daemon.edge.clock import Clock
 from daemon.edge.market import MarketData
 from daemon.edge.rest import Rest, make_exchange
@@ -17,13 +18,14 @@ from daemon.service.training import TrainingFailed
 from daemon.service.training import train as train_model
 from daemon.service.venues import check_key
 from daemon.service.wiring import limits
-from daemon.settings import Settings, read_keys
+from daemon.settings import Settings, crash_at, read_keys
 
 log = structlog.get_logger("ballast")
 
 
 def run(settings: Settings) -> int:
     """Run the daemon until SIGTERM, SIGINT or a fatal fault; return the exit code."""
+    crash.arm(crash_at(settings))
     return asyncio.run(_run(settings))
 
 

@@ -14,6 +14,7 @@ import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
@@ -21,11 +22,12 @@ from pydantic_core import ErrorDetails
 from daemon.domain.errors import ConfigError, Unsafe
 from daemon.settings_checks import contradictions, not_built
 from daemon.settings_schema import Settings
-from daemon.settings_values import hide_password
+from daemon.settings_values import hide_password, is_loopback
 
 ENV_PREFIX = "BALLAST_"
-ENV_OTHER = frozenset({"BALLAST_SHARED"})
-"""Variables with our prefix that are no configuration: where the tests find recorded data."""
+CRASH_AT = "BALLAST_TEST_CRASH_AT"
+ENV_OTHER = frozenset({"BALLAST_SHARED", CRASH_AT})
+"""Variables with our prefix that are no configuration: where the tests find recorded data, where a test ends the daemon."""
 
 CONFIG_BYTES_MAX = 1_000_000
 SECRET_BYTES_MAX = 16_384
@@ -37,6 +39,7 @@ __all__ = [
     "ExchangeKeys",
     "Settings",
     "config_hash",
+    "crash_at",
     "json_schema",
     "load_settings",
     "read_keys",
@@ -113,6 +116,27 @@ def verify_start(settings: Settings) -> None:
             f'state_dir = "{settings.state_dir}": not writable ({error.strerror or error}); '
             "choose a folder this user may write, or change its owner"
         ) from None
+
+
+def crash_at(settings: Settings, env: Mapping[str, str] | None = None) -> int:
+    """Return at which crash point a test wants this process to end, 0 when no test asks for it.
+
+    Raises
+    ------
+    ConfigError
+        It is no number from 1 on, or real money is at stake: live mode against anything but this machine.
+    """
+    text = (os.environ if env is None else env).get(CRASH_AT, "")
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text)):
+        raise ConfigError(f"{CRASH_AT}={text[:40]!r}: must be a number from 1 to 999999999; unset it to trade")
+    if settings.mode == "live" and not is_loopback(urlsplit(settings.exchange.rest_url).hostname or ""):
+        raise ConfigError(
+            f"{CRASH_AT}={text}: a test that ends the daemon, but exchange.rest_url is not this machine; "
+            "unset it to trade, or use a simulated exchange"
+        )
+    return int(text)
 
 
 def read_keys(settings: Settings) -> ExchangeKeys:

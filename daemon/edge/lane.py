@@ -18,6 +18,7 @@ import aiohttp
 import certifi
 import msgspec
 
+from daemon.edge import crash
 from daemon.edge.clock import Clock
 from daemon.edge.outcomes import BACK_OFF_S, BAN_S, Reply, redact, retry_after_s, whole
 
@@ -35,6 +36,9 @@ Guard = Callable[[], str]
 
 class Answer(msgspec.Struct, frozen=True):
     """What became of one request. ``left`` is false when it is certain that no byte of it was sent; ``error`` is redacted."""
+BOUNDARIES: Final = frozenset({"order.place", "order.cancel"})
+"""Requests that change what the venue holds: crash points lie around them."""
+
 
     reply: Reply
     left: bool
@@ -49,9 +53,10 @@ class NotSentError(Exception):
 class _Call:
     """One request on its way."""
 
-    __slots__ = ("guard", "left", "reply")
+    __slots__ = ("boundary", "guard", "left", "reply")
 
-    def __init__(self, guard: Guard | None) -> None:
+    def __init__(self, endpoint: str, guard: Guard | None) -> None:
+        self.boundary = endpoint if endpoint in BOUNDARIES else ""
         self.guard = guard
         self.left = False
         self.reply = Reply()
@@ -75,9 +80,30 @@ class _GuardedConnector(aiohttp.TCPConnector):
         return connection
 
 
+            if call.boundary:
+                crash.point(f"{call.boundary}.before")
 @functools.cache
 def tls_context() -> ssl.SSLContext:
     """Return the one context of all lanes; making one takes 50 ms."""
+class _WatchedRequest(aiohttp.ClientRequest):
+    """Passes a crash point once the last byte of a request is with the kernel; used by tests that kill there only."""
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        response = await super().send(conn)
+        if not self.body:
+            self._written()
+        return response
+
+    async def write_bytes(self, *arguments: Any, **options: Any) -> None:
+        await super().write_bytes(*arguments, **options)
+        self._written()
+
+    def _written(self) -> None:
+        call = _CALL.get()
+        if call is not None and call.boundary:
+            crash.point(f"{call.boundary}.sent")
+
+
     return ssl.create_default_context(cafile=certifi.where())
 
 
@@ -157,14 +183,15 @@ class Lane:
             )
             self.exchange.ssl_context = context
             self.exchange.tcp_connector = connector
-            self.exchange.session = aiohttp.ClientSession(connector=connector)
+            kind = _WatchedRequest if crash.armed() else aiohttp.ClientRequest
+            self.exchange.session = aiohttp.ClientSession(connector=connector, request_class=kind)
             self.exchange.open()
 
     async def call(
         self, endpoint: str, request: Callable[[], Awaitable[object]], *, guard: Guard | None = None
     ) -> Answer:
         """Make one request and return what arrived; raises nothing but cancellation."""
-        call = _Call(guard)
+        call = _Call(endpoint, guard)
         token = _CALL.set(call)
         error = ""
         refused = ""
@@ -179,6 +206,8 @@ class Lane:
         self.quota.see(call.reply)
         if self._on_request is not None:
             self._on_request(endpoint, outcome_of(call.reply, refused), self.quota.weight_used)
+        if call.boundary and call.left:
+            crash.point(f"{call.boundary}.answered")
         return Answer(reply=call.reply, left=call.left, refused=refused, error=error)
 
     async def ask(self, endpoint: str, request: Callable[[], Awaitable[object]]) -> Answer:

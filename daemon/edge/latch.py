@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Final
 
+from daemon.edge import crash
+
 NAME: Final = "KILL"
 
 
@@ -40,6 +42,7 @@ class KillLatch:
         if self.path.exists():
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        crash.point("latch.before")
         temporary = self.path.with_name(f".{NAME}.{os.getpid()}")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
@@ -47,8 +50,10 @@ class KillLatch:
             os.fsync(fd)
         finally:
             os.close(fd)
+        crash.point("latch.written")
         temporary.replace(self.path)
         self._sync_folder()
+        crash.point("latch.after")
 
     def detail(self) -> str:
         """Return why the latch was set, "" when it is not set or cannot be read."""

@@ -11,8 +11,8 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyErro
 from daemon.domain.errors import ConfigError
 from daemon.domain.events import Booked, Restored, Submit
 from daemon.domain.orders import OrderRecord, OrderState
+from daemon.edge import crash, tables
 from daemon.edge import ledger_rows as rows
-from daemon.edge import tables
 from daemon.edge.books import Books
 from daemon.edge.clock import Clock
 from daemon.edge.database import brief, sqlite_engine
@@ -112,8 +112,11 @@ class Store:
         self._verify(self._connection)
         with self._connection.begin():
             tables.META.create_all(self._connection)
+        crash.point("ledger.epoch.before")
         with self._connection.begin():
             self._own(self._connection)
+            crash.point("ledger.epoch.open")
+        crash.point("ledger.epoch.after")
         return self._restore(self._connection)
 
     def _lock(self) -> None:
@@ -232,8 +235,10 @@ class Store:
         connection = self._open_connection()
         try:
             self._deny_late(connection)
+            crash.point("ledger.commit.before")
             with connection.begin():
                 self._write_submit(connection, submit)
+                crash.point("ledger.commit.open")
                 if ticket.abandoned:
                     raise _AbandonedError
         except _AbandonedError:
@@ -241,6 +246,7 @@ class Store:
         except SQLAlchemyError:
             self.healthy = False
             raise
+        crash.point("ledger.commit.after")
         self.healthy = True
         if ticket.land():
             return True
@@ -299,8 +305,11 @@ class Store:
 
     def _write_all(self, connection: Connection, batch: list[Row]) -> None:
         """Write rows in one transaction; once it is durable, count the new ones in."""
+        crash.point("ledger.rows.before")
         with connection.begin():
             new = [row for row in batch if rows.write_row(connection, row, self._book)]
+            crash.point("ledger.rows.open")
+        crash.point("ledger.rows.after")
         for row in new:
             if isinstance(row, Booked) and row.fill is not None:
                 self._books.book_fill(row.fill)

@@ -23,6 +23,7 @@ from daemon.domain.errors import LinkDown
 from daemon.domain.events import Link
 from daemon.domain.orders import TERMINAL, Balance, Fill, OrderState, OrderUpdate, Side
 from daemon.domain.ports import Emit
+from daemon.edge import crash
 from daemon.edge.binance_account import Millis, Number
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Backoff
@@ -359,6 +360,8 @@ class UserStream:
             self._sinks.fill(news.fill)
         if news.update is not None:
             self._sinks.update(news.update)
+        if news.fill is not None or news.update is not None:
+            crash.point("userstream.read")
         if news.balances:
             self._sinks.balances(news.balances)
         if news.deposit is not None:

@@ -11,7 +11,7 @@ import contextlib
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -86,6 +86,10 @@ _Stored = tuple[int, int, bytes] | Header | EffectsHash | Lost | Wide | Event
 _DECODE: Final = msgspec.msgpack.Decoder(list[_Stored]).decode
 
 
+def _nobody(name: str) -> None:
+    """Tell nobody."""
+
+
 class DamagedJournalError(ValueError):
     """A journal that is no journal, or is broken before its tail; one line."""
 
@@ -105,6 +109,8 @@ class Journal:
         What the header of every segment says; see `Header`.
     segment_bytes
         Size at which the next segment begins; never more than a quarter of ``max_bytes``.
+    boundary
+        Told before and after each write of a block: a crash point (``daemon.edge.crash``).
     """
 
     def __init__(  # noqa: PLR0913 (one keyword per field of the header)
@@ -119,9 +125,11 @@ class Journal:
         engine_json: str = "",
         worker_json: str = "",
         segment_bytes: int = SEGMENT_BYTES,
+        boundary: Callable[[str], None] = _nobody,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        self._boundary = boundary
         self._max_bytes = max_bytes
         self._segment_bytes = max(4096, min(segment_bytes, max_bytes // 4))
         self._header = Header(start_ns, code_version, config_hash, config_json, engine_json, worker_json)
@@ -216,7 +224,9 @@ class Journal:
         block = self._block(records)
         if self._file is None or self._size + len(block) > self._segment_bytes:
             self._next_segment()
+        self._boundary("journal.block.before")
         self._put(block)
+        self._boundary("journal.block.after")
         self._whole = self._size
 
     def _block(self, records: list[object]) -> bytes:

@@ -1,6 +1,7 @@
 """The writing side of the model registry: whole or not at all, whatever moment the machine dies."""
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,13 @@ __all__ = ["make_manifest", "promote", "publish", "save_artifact"]
 
 _GOLDEN_SEED: Final = 20_260_101
 _DRAFT: Final = ".draft-"
+
+Boundary = Callable[[str], None]
+"""Told the name of each step of a write, for tests that end the process there."""
+
+
+def _nobody(name: str) -> None:
+    """Tell nobody."""
 
 
 def make_manifest(result: TrainResult, history: History, spec: TrainSpec, *, created_ns: int) -> Manifest:
@@ -63,7 +71,7 @@ def save_artifact(folder: Path, net: LstmNet, manifest: Manifest) -> None:
     _sync_folder(folder)
 
 
-def publish(models_dir: Path, net: LstmNet, manifest: Manifest) -> str:
+def publish(models_dir: Path, net: LstmNet, manifest: Manifest, *, boundary: Boundary = _nobody) -> str:
     """Save a model under a new id, read it back, make it the current one and return the id.
 
     Ids are ``<UTC time of creation>-<first 8 digits of the weights' sha256>``, so they sort by age. The folder appears
@@ -76,15 +84,18 @@ def publish(models_dir: Path, net: LstmNet, manifest: Manifest) -> str:
         rmtree(draft, ignore_errors=True)
     if not (models_dir / name).is_dir():
         draft = models_dir / f"{_DRAFT}{name}"
+        boundary("model.before")
         save_artifact(draft, net, manifest)
+        boundary("model.written")
         load_artifact(draft)
         draft.rename(models_dir / name)
         _sync_folder(models_dir)
-    promote(models_dir, name)
+        boundary("model.after")
+    promote(models_dir, name, boundary=boundary)
     return name
 
 
-def promote(models_dir: Path, name: str) -> None:
+def promote(models_dir: Path, name: str, *, boundary: Boundary = _nobody) -> None:
     """Make a model of the registry the current one, atomically and durably; a rollback is a promotion of an older one.
 
     Raises
@@ -96,9 +107,12 @@ def promote(models_dir: Path, name: str) -> None:
         raise BadArtifact(f"{name[:40]!r} is not a model id; see `ballast models list`")
     load_artifact(models_dir / name)
     draft = models_dir / f"{_DRAFT}{POINTER}"
+    boundary("pointer.before")
     _write(draft, name.encode())
+    boundary("pointer.written")
     draft.replace(models_dir / POINTER)
     _sync_folder(models_dir)
+    boundary("pointer.after")
 
 
 def _weights(net: LstmNet) -> bytes:

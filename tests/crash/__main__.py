@@ -1,0 +1,126 @@
+"""Every crash point, two at a time: `make crash`. Prints a table, writes it as JSON; exit 1 when anything was wrong."""
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.crash.kit import BAR_S, STRONG, Trial, furnish, trial
+from tests.e2e.kit import REPO, Exchange
+
+AT_ONCE = 2
+OUT = REPO / ".bench" / "crash.json"
+
+
+class Campaign:
+    """Hands out numbers until a run completes its work without reaching its point."""
+
+    def __init__(self, folder: Path, first: int, last: int) -> None:
+        """Begin with the first number; 0 as the last one means: until a run completes."""
+        self.trials: list[Trial] = []
+        self.failures: list[dict[str, object]] = []
+        self.complete = False
+        self._folder = folder
+        self._numbers = itertools.count(first)
+        self._last = last
+        self._proven: set[str] = set()
+        self._lock = threading.Lock()
+
+    def work(self) -> None:
+        """Take numbers until there are none; one exchange serves all trials of a thread."""
+        with Exchange(*STRONG) as exchange:
+            furnish(exchange)
+            while not self.complete:
+                number = next(self._numbers)
+                if self._last and number > self._last:
+                    return
+                self._one(exchange, number)
+
+    def _one(self, exchange: Exchange, number: int) -> None:
+        began = time.monotonic()
+        try:
+            done = trial(exchange, self._folder / str(number), number)
+        except Exception as error:  # noqa: BLE001 (whatever it is: the point failed, the others follow)
+            words = "".join(traceback.format_exception_only(error)).strip()
+            with self._lock:
+                self.failures.append({"number": number, "error": words[:4000], "trace": traceback.format_exc()[-3000:]})
+            print(f"{number:4}  FAILED {words[:600]}", flush=True)
+            return
+        with self._lock:
+            if done.point:
+                self.trials.append(done)
+            else:
+                self.complete = True
+        print(
+            f"{number:4}  {done.point or 'completed':22} orders {done.orders:3}  twice {done.duplicates}  lost {done.orphans}"
+            f"  uncertain {done.uncertain}  booked after {done.recover_s:5.2f} s  ({time.monotonic() - began:.0f} s)",
+            flush=True,
+        )
+
+
+def table(trials: Iterable[Trial]) -> list[dict[str, object]]:
+    """Return one row per kind of point."""
+    kinds: dict[str, list[Trial]] = defaultdict(list)
+    for one in trials:
+        kinds[one.point].append(one)
+    return [summary(name, kinds[name]) for name in sorted(kinds)]
+
+
+def summary(name: str, some: list[Trial]) -> dict[str, object]:
+    """Return the numbers of one row."""
+    seconds = [one.recover_s for one in some]
+    return {
+        "point": name,
+        "times": len(some),
+        "duplicates": sum(one.duplicates for one in some),
+        "orphans": sum(one.orphans for one in some),
+        "recover_s_p50": round(statistics.median(seconds), 2),
+        "recover_s_max": max(seconds),
+    }
+
+
+def main() -> int:
+    """Run the campaign; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=1)
+    parser.add_argument("--last", type=int, default=0, help="0: until a run completes")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ballast-crash-") as folder:
+        campaign = Campaign(Path(folder), options.first, options.last)
+        threads = [threading.Thread(target=campaign.work) for _ in range(options.at_once)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    rows = table(campaign.trials)
+    if not rows:
+        print("no point was reached")
+        return 1
+    total = summary("all", campaign.trials)
+    print(f"\n{'point':24}{'times':>6}{'duplicates':>12}{'orphans':>9}{'recover p50':>13}{'max s':>8}")
+    for row in [*rows, total]:
+        print(
+            f"{row['point']:24}{row['times']:>6}{row['duplicates']:>12}{row['orphans']:>9}"
+            f"{row['recover_s_p50']:>13}{row['recover_s_max']:>8}"
+        )
+    slow = [one for one in campaign.trials if one.recover_s > BAR_S]
+    print(f"{len(campaign.failures)} failed; {len(slow)} took longer than {BAR_S:.0f} s")
+    options.out.parent.mkdir(exist_ok=True)
+    document = {"rows": rows, "total": total, "failures": campaign.failures, "complete": campaign.complete}
+    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    wrong = campaign.failures or slow or total["duplicates"] or total["orphans"]
+    return 1 if wrong or not (campaign.complete or options.last) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
