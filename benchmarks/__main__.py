@@ -63,6 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}")
     found = {name: measure(name) for name in args.names or NAMES}
     RESULTS.parent.mkdir(exist_ok=True)
+    (RESULTS.parent / ".gitignore").write_text("*\n")
     known: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     RESULTS.write_text(json.dumps({**known, **found}, indent=1) + "\n")
     failed = {name: one["error"] for name, one in found.items() if "error" in one}
