@@ -40,6 +40,12 @@ ARRIVALS_MAX: Final = 1_000
 FLUSH_S: Final = 5.0
 RETRY_S: Final = 1.0
 
+SKEW_NS: Final = 5_000_000_000
+"""How far the venue's clock and ours may be apart."""
+
+Change = tuple[str, Decimal, str]
+"""Asset, signed amount, and why."""
+
 
 class External(msgspec.Struct, frozen=True, kw_only=True):
     """An open order on the account that is not ours."""
@@ -68,7 +74,7 @@ class _Seen(msgspec.Struct):
     moves: int
 
 
-def legs(symbol: str, trade: VenueTrade) -> tuple[tuple[str, Decimal, str], ...]:
+def legs(symbol: str, trade: VenueTrade) -> tuple[Change, ...]:
     """Return what a stranger's execution does to the account: (asset, signed amount, detail), base first."""
     base, _, quote = symbol.partition("/")
     name = f"{EXTERNAL_TRADE} {symbol} {trade.id}"
@@ -103,6 +109,7 @@ class Outsiders:
         self._all_ours = all_ours
         self._orders: dict[tuple[str, str], _Shown] = {}
         self._seen: dict[str, _Seen] = {}
+        self._perhaps: dict[str, dict[int, VenueTrade]] = {}
         self._opened_ns = 0
         self._arrivals: asyncio.Queue[tuple[str, Decimal]] = asyncio.Queue(ARRIVALS_MAX)
         self._log = structlog.get_logger("ballast")
@@ -145,13 +152,40 @@ class Outsiders:
     # ------------------------------------------------------------------ trades
 
     async def traded(self, symbol: str, trades: list[VenueTrade]) -> None:
-        """Book executions that the venue names as a stranger's, each once. Raises Transient."""
+        """Book executions that the venue names as a stranger's, each once. Raises Transient.
+
+        Clocks differ: of one that happened about when the books were opened, only a difference can tell whether it is part
+        of the opening balances.
+        """
         opened_ns = await self.opened()
-        fresh = [trade for trade in trades if opened_ns and trade.time * NS_PER_MS >= opened_ns]
-        found = [leg for trade in fresh for leg in legs(symbol, trade)]
-        if found:
-            booked = await self._ledger.known_flows(tuple(detail for _, _, detail in found))
-            await self._book([leg for leg in found if leg[2] not in booked])
+        later: list[Change] = []
+        for trade in trades:
+            age_ns = trade.time * NS_PER_MS - opened_ns
+            if opened_ns and age_ns > SKEW_NS:
+                later.extend(legs(symbol, trade))
+            elif opened_ns and age_ns > -SKEW_NS:
+                self._perhaps.setdefault(symbol, {})[trade.id] = trade
+        await self._book_new(later)
+
+    async def _book_new(self, found: list[Change]) -> bool:
+        """Book the legs that are not booked yet; true when there was one."""
+        if not found:
+            return False
+        booked = await self._ledger.known_flows(tuple(detail for _, _, detail in found))
+        new = [leg for leg in found if leg[2] not in booked]
+        await self._book(new)
+        return bool(new)
+
+    async def _settle_perhaps(self, amounts: dict[str, Decimal]) -> bool:
+        """Book the trades of about the opening that make up a difference; true when there were any."""
+        for symbol, trades in list(self._perhaps.items()):
+            base = symbol.partition("/")[0]
+            found = [leg for trade in trades.values() for leg in legs(symbol, trade)]
+            if amounts.get(base) == sum((amount for asset, amount, _ in found if asset == base), ZERO):
+                del self._perhaps[symbol]
+                if await self._book_new(found):
+                    return True
+        return False
 
     async def opened(self) -> int:
         """Return when the books were opened: what happened before is part of the opening balances. 0: not yet."""
@@ -167,11 +201,13 @@ class Outsiders:
         What an order of ours may still account for is never corrected: an order whose fate is open, or whose executions
         are missing, holds back its base asset, and the quote as long as its base differs too.
         """
+        amounts = {asset: theirs - ours for asset, ours, theirs in differences}
+        if self._perhaps and amounts and await self._settle_perhaps(amounts):
+            return True
         now = self._clock.mono_ns()
         moves = self._tracker.moves
         before, self._seen = self._seen, {}
-        amounts = {asset: theirs - ours for asset, ours, theirs in differences}
-        ready: list[tuple[str, Decimal, str]] = []
+        ready: list[Change] = []
         for asset, amount in amounts.items():
             seen = before.get(asset)
             if seen is None or (seen.amount, seen.moves) != (amount, moves):
@@ -214,7 +250,7 @@ class Outsiders:
                     self._log.warning("reconcile.flow_waits", asset=asset, amount=str(amount), error=str(error))
                     await asyncio.sleep(RETRY_S)
 
-    async def _book(self, changes: list[tuple[str, Decimal, str]]) -> None:
+    async def _book(self, changes: list[Change]) -> None:
         """Emit flows for changes (asset, signed amount, detail), each divided into what is external and what is ours."""
         if not changes:
             return
