@@ -34,6 +34,8 @@ POINTER: Final = "current"
 _ID: Final = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _WEIGHTS_BYTES_MAX: Final = 256 * 2**20
 _MANIFEST_BYTES_MAX: Final = 2**20
+DETAIL_CHARS_MAX: Final = 500
+"""Longest complaint: what a foreign file holds may be repeated in it."""
 
 BUILT_IN: Final = {
     "lstm": "strategies.lstm:LstmForecaster",
@@ -230,7 +232,7 @@ def load_forecaster(
 
 
 def _bad(path: Path, what: str) -> BadArtifact:
-    return BadArtifact(f"{path}: {what}; train again or promote another model")
+    return BadArtifact(f"{path}: {what[:DETAIL_CHARS_MAX]}; train again or promote another model")
 
 
 def _read(path: Path, bytes_max: int) -> bytes:

@@ -1,5 +1,6 @@
 """What every command shares: options, settings, printing."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,10 +29,14 @@ def settings_from(files: list[Path] | None) -> "Settings":
 
 
 def start_logs(settings: "Settings") -> None:
-    """Set logging up as configured, with every secret that is already known registered for redaction."""
+    """Set logging up as configured, with the keys registered for redaction wherever they come from."""
+    from daemon.domain.errors import Fatal
     from daemon.outlets import logs
+    from daemon.settings import read_keys
 
-    secrets = [settings.exchange.api_key, settings.exchange.api_secret]
+    secrets = (settings.exchange.api_key, settings.exchange.api_secret)
+    with contextlib.suppress(Fatal):  # paper reads none; what is missing or unreadable the command itself will say
+        secrets = read_keys(settings)
     logs.setup(
         style=settings.log.format,
         level=settings.log.level,

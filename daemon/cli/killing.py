@@ -47,8 +47,10 @@ async def _cancel_all(settings: Settings) -> tuple[int, int, str]:
     import ccxt.async_support as ccxt
 
     from daemon.edge.rest import make_exchange
+    from daemon.outlets import logs
 
     keys, table = read_keys(settings), settings.exchange
+    logs.register_secrets(key.get_secret_value() for key in keys)
     exchange = make_exchange(
         table.id,
         rest_url=table.rest_url,

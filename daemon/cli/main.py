@@ -3,6 +3,9 @@
 import contextlib
 import os
 import sys
+import threading
+from functools import partial
+from types import TracebackType
 from typing import Annotated, Final
 
 import typer
@@ -71,10 +74,36 @@ def run(argv: list[str]) -> int:
 
         logs.setup_if_needed()
         logs.get("ballast").error("unexpected", exc_info=True)
-        return _fail(f"unexpected {type(error).__name__}: {logs.clean(str(error))}; the log has the traceback", 1)
+        return _fail(f"unexpected {type(error).__name__}: {error}; the log has the traceback", 1)
     if result == INTERRUPTED:  # newer typers turn Ctrl-C into an exit code themselves
         return _fail("interrupted", INTERRUPTED)
     return result if isinstance(result, int) else 0
+
+
+def guard_crashes() -> None:
+    """Send what nobody caught to the log: Python would print it to stderr as it is, keys and signatures included."""
+
+    def crashed(
+        what: str,
+        kind: type[BaseException],
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        from daemon.outlets import logs
+
+        logs.setup_if_needed()
+        logs.get("ballast").critical(what, exc_info=(kind, error or kind(), trace))
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            crashed("unexpected in a thread", args.exc_type, args.exc_value, args.exc_traceback)
+
+    def in_finaliser(args: "sys.UnraisableHookArgs") -> None:
+        crashed("unexpected in a finaliser", args.exc_type, args.exc_value, args.exc_traceback)
+
+    sys.excepthook = partial(crashed, "unexpected")
+    sys.unraisablehook = in_finaliser
+    threading.excepthook = in_thread
 
 
 def _usage(error: Exception) -> int:
@@ -89,6 +118,9 @@ def _usage(error: Exception) -> int:
 
 
 def _fail(message: str, code: int) -> int:
+    from daemon.outlets.logs import clean
+
+    message = clean(message)  # what the exchange said may repeat what was sent
     for line in message.splitlines() or [message]:
         print(f"ballast: {line}", file=sys.stderr)
     return code

@@ -20,12 +20,15 @@ import msgspec
 
 from daemon.edge import crash
 from daemon.edge.clock import Clock
-from daemon.edge.outcomes import BACK_OFF_S, BAN_S, Reply, redact, retry_after_s, whole
+from daemon.edge.outcomes import BACK_OFF_S, BAN_S, HIDDEN, Reply, redact, retry_after_s, whole
 
 CONNECTIONS_MAX: Final = 100
 """Connections of one lane; an order beyond them waits, and its age is checked when it gets one."""
 IDLE_S: Final = 55.0
 """How long an unused connection is kept; below the idle limit of the venue's load balancers."""
+
+BACKING_OFF: Final = "backing_off"
+"""Why a request did not leave: the venue wants quiet."""
 
 OnRequest = Callable[[str, str, int], None]
 """Told (endpoint, outcome, request weight used in this minute) after every request; both words from small sets."""
@@ -33,12 +36,12 @@ OnRequest = Callable[[str, str, int], None]
 Guard = Callable[[], str]
 """Returns why a request must not leave, "" when it may."""
 
-
-class Answer(msgspec.Struct, frozen=True):
-    """What became of one request. ``left`` is false when it is certain that no byte of it was sent; ``error`` is redacted."""
 BOUNDARIES: Final = frozenset({"order.place", "order.cancel"})
 """Requests that change what the venue holds: crash points lie around them."""
 
+
+class Answer(msgspec.Struct, frozen=True):
+    """What became of one request. ``left`` is false when it is certain that no byte of it was sent; ``error`` is redacted."""
 
     reply: Reply
     left: bool
@@ -77,14 +80,11 @@ class _GuardedConnector(aiohttp.TCPConnector):
                 connection.release()
                 raise NotSentError(reason)
             call.left = True
+            if call.boundary:
+                crash.point(f"{call.boundary}.before")
         return connection
 
 
-            if call.boundary:
-                crash.point(f"{call.boundary}.before")
-@functools.cache
-def tls_context() -> ssl.SSLContext:
-    """Return the one context of all lanes; making one takes 50 ms."""
 class _WatchedRequest(aiohttp.ClientRequest):
     """Passes a crash point once the last byte of a request is with the kernel; used by tests that kill there only."""
 
@@ -104,6 +104,9 @@ class _WatchedRequest(aiohttp.ClientRequest):
             crash.point(f"{call.boundary}.sent")
 
 
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Return the one context of all lanes; making one takes 50 ms."""
     return ssl.create_default_context(cafile=certifi.where())
 
 
@@ -203,17 +206,23 @@ class Lane:
             error = redact(f"{type(failure).__name__}: {failure}".splitlines()[0][:300], *self._secrets)
         finally:
             _CALL.reset(token)
+        if call.boundary and call.left:
+            crash.point(f"{call.boundary}.answered")
         self.quota.see(call.reply)
         if self._on_request is not None:
             self._on_request(endpoint, outcome_of(call.reply, refused), self.quota.weight_used)
-        if call.boundary and call.left:
-            crash.point(f"{call.boundary}.answered")
         return Answer(reply=call.reply, left=call.left, refused=refused, error=error)
 
     async def ask(self, endpoint: str, request: Callable[[], Awaitable[object]]) -> Answer:
-        """Make one request that may wait: first for the end of a ban."""
-        await self.quota.wait()
-        return await self.call(endpoint, request)
+        """Make one request that may wait: for the end of a ban, and again when one began while it stood in ccxt's queue."""
+        while True:
+            await self.quota.wait()
+            answer = await self.call(endpoint, request, guard=self._quiet)
+            if answer.refused != BACKING_OFF:
+                return answer
+
+    def _quiet(self) -> str:
+        return BACKING_OFF if self.quota.wait_s > 0 else ""
 
     async def close(self) -> None:
         """Close the session."""
@@ -234,6 +243,9 @@ class Lane:
         _request_headers: object,
         _request_body: object,
     ) -> str:
+        for secret in self._secrets:  # an answer that repeats what we sent must not travel on: errors quote from it
+            if secret and secret in body:
+                body = body.replace(secret, HIDDEN)
         call = _CALL.get()
         if call is not None:
             call.reply = Reply(status=code, body=body, headers=dict(headers))

@@ -231,6 +231,7 @@ def whole(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX else -1
 
 
+HIDDEN: Final = "[redacted]"
 _SECRETS: Final = re.compile(
     r"(?i)((?:signature|apikey|api_key|x-mbx-apikey|secret|listenkey)[\"']?\s*[=:]\s*[\"']?)[^\s&\"',}]+"
 )
@@ -241,7 +242,7 @@ def redact(text: str, *secrets: str) -> str:
     text = _SECRETS.sub(r"\1[redacted]", text)
     for secret in secrets:
         if secret:
-            text = text.replace(secret, "[redacted]")
+            text = text.replace(secret, HIDDEN)
     return text
 
 

@@ -11,7 +11,7 @@ import ccxt.async_support as ccxt
 from daemon.domain.errors import BallastError, ConfigError, Transient, Unreachable, VenueBusy
 from daemon.domain.market import Malformed
 from daemon.edge.clock import Clock
-from daemon.edge.outcomes import whole
+from daemon.edge.outcomes import redact, whole
 
 TIMEOUT_MS = 10_000
 """How long one request may take."""
@@ -161,7 +161,8 @@ class Rest:
 
     def _judge(self, endpoint: str, error: Exception) -> BallastError:
         """Return what an exception of ccxt means; raise ConfigError for what no retry can cure."""
-        text = f"{endpoint}: {type(error).__name__}: {str(error)[:200]}"
+        said = redact(str(error), *self._secrets())[:200]
+        text = f"{endpoint}: {type(error).__name__}: {said}"
         if isinstance(error, ccxt.BadSymbol):
             self._report(endpoint, "refused")
             raise ConfigError(f"universe: the exchange does not know a symbol: {text}") from error
@@ -180,6 +181,10 @@ class Rest:
         """Return how long the last answer asked us to wait, seconds (ccxt hides it from the exception)."""
         seconds = whole(_header(self.exchange.last_response_headers, "retry-after"))
         return min(float(seconds), BUSY_MAX_S) if seconds >= 0 else BUSY_DEFAULT_S
+
+    def _secrets(self) -> tuple[str, str]:
+        """Return what no error may quote, "" where there is none."""
+        return self.exchange.apiKey or "", self.exchange.secret or ""
 
     def _report(self, endpoint: str, outcome: str) -> None:
         """Tell whoever counts."""

@@ -299,7 +299,7 @@ class UserStream:
                     await self._serve(socket)
                     detail = self._ending
             except (OSError, TimeoutError, LinkDown, WebSocketException, InvalidHandshake, InvalidURI) as error:
-                detail = redact(f"{type(error).__name__}: {error}".splitlines()[0][:200], self._api_key)
+                detail = self._clean(f"{type(error).__name__}: {error}")
             now = self._clock.mono_ns()
             backoff.lived((now - started) / 1e9 if up else 0.0)
             if up:
@@ -325,7 +325,11 @@ class UserStream:
                 if answer.status == 200:
                     return
                 why = f"{answer.error.code} {answer.error.msg}" if answer.error else f"status {answer.status}"
-                raise LinkDown(f"user stream: subscription refused: {redact(why, self._api_key)}")
+                raise LinkDown(f"user stream: subscription refused: {self._clean(why)}")
+
+    def _clean(self, text: str) -> str:
+        """Return the first line of a text that may repeat what we sent, without keys, bounded."""
+        return redact(text.partition("\n")[0], self._api_key, self._api_secret)[:200]
 
     async def _serve(self, socket: ClientConnection) -> None:
         """Read and catch up side by side until the stream ends or its life is over."""
@@ -340,7 +344,7 @@ class UserStream:
             except TimeoutError:
                 self._ending = "renewed"
             except (OSError, WebSocketException) as error:
-                self._ending = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+                self._ending = self._clean(f"{type(error).__name__}: {error}")
             catching.cancel()
 
         async with asyncio.TaskGroup() as group:
