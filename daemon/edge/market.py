@@ -13,6 +13,7 @@ from daemon.domain.errors import ConfigError, Transient
 from daemon.domain.events import Candle, Candles, Confirmed, History, Listed, Repair
 from daemon.domain.market import Bar, BarFlag, Instrument, Malformed, RejectReason, Tick
 from daemon.edge.clock import Clock
+from daemon.edge.lane import Quota
 from daemon.edge.rest import Rest, keep_markets, make_exchange
 from daemon.wire import binance_rest as wire
 from daemon.wire.binance import AHEAD_NS_MAX
@@ -66,6 +67,10 @@ class MarketData:
         self._space = space
         self._gate = asyncio.Semaphore(CONCURRENT_MAX)
         self._ids: dict[str, str] = {}
+
+    def share(self, quota: Quota) -> None:
+        """Obey the pauses that others were asked for, and let them obey ours."""
+        self._rest.share(quota)
 
     # ------------------------------------------------------------------ rules and clock
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ import ccxt.async_support as ccxt
 from daemon.domain.errors import BallastError, ConfigError, Transient, Unreachable, VenueBusy
 from daemon.domain.market import Malformed
 from daemon.edge.clock import Clock
+from daemon.edge.lane import Lane, NotSentError, Quota
 from daemon.edge.outcomes import redact, whole
 
 TIMEOUT_MS = 10_000
@@ -120,8 +121,14 @@ class Rest:
         self.clock = clock
         self._rng = rng or random.Random()
         self._on_request = on_request
-        self._quiet_until_ns = 0
+        self._lane = Lane(exchange, quota=Quota(clock))
+        self._headers: Mapping[str, str] = {}
         self._retry_base_s = retry_base_s
+
+    def share(self, quota: Quota) -> None:
+        """Be patient together with others: the venue counts requests by address, not by who makes them."""
+        quota.pause(self._lane.quota.wait_s)
+        self._lane.quota = quota
 
     async def ask(
         self,
@@ -140,9 +147,8 @@ class Rest:
         for attempt in range(attempts):
             if attempt:
                 await asyncio.sleep(self._rng.uniform(0.0, min(RETRY_CAP_S, self._retry_base_s * 2.0**attempt)))
-            await self._wait_quiet()
             try:
-                answer = parse(await getattr(self.exchange, endpoint)(params))
+                answer = parse(await self._request(endpoint, params))
             except ccxt.BaseError as error:
                 failure = self._judge(endpoint, error)
                 continue
@@ -153,11 +159,26 @@ class Rest:
             self._report(endpoint, "broken")
         raise failure
 
-    async def _wait_quiet(self) -> None:
-        """Wait while the venue wants quiet."""
-        wait_ns = self._quiet_until_ns - self.clock.mono_ns()
-        if wait_ns > 0:
-            await asyncio.sleep(wait_ns / 1e9)
+    async def _request(self, endpoint: str, params: dict[str, Any]) -> object:
+        """Make one request when the venue does not want quiet; raise what ccxt raises."""
+        outcome: list[object] = []
+
+        async def request() -> object:
+            try:
+                outcome.append(await getattr(self.exchange, endpoint)(params))
+            except NotSentError:
+                raise
+            except Exception as error:
+                outcome.append(error)
+                raise
+            return outcome
+
+        self._lane.open()
+        answer = await self._lane.ask(endpoint, request)
+        self._headers = answer.reply.headers
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]
 
     def _judge(self, endpoint: str, error: Exception) -> BallastError:
         """Return what an exception of ccxt means; raise ConfigError for what no retry can cure."""
@@ -168,7 +189,7 @@ class Rest:
             raise ConfigError(f"universe: the exchange does not know a symbol: {text}") from error
         if isinstance(error, ccxt.DDoSProtection | ccxt.RateLimitExceeded):
             wait_s = self._retry_after_s()
-            self._quiet_until_ns = self.clock.mono_ns() + int(wait_s * 1e9)
+            self._lane.quota.pause(wait_s)
             self._report(endpoint, "busy")
             return VenueBusy(text, retry_after_s=wait_s)
         if isinstance(error, ccxt.AuthenticationError):
@@ -178,8 +199,8 @@ class Rest:
         return Transient(text)
 
     def _retry_after_s(self) -> float:
-        """Return how long the last answer asked us to wait, seconds (ccxt hides it from the exception)."""
-        seconds = whole(_header(self.exchange.last_response_headers, "retry-after"))
+        """Return how long the answer just seen asked us to wait, seconds (ccxt hides it from the exception)."""
+        seconds = whole(_header(self._headers, "retry-after"))
         return min(float(seconds), BUSY_MAX_S) if seconds >= 0 else BUSY_DEFAULT_S
 
     def _secrets(self) -> tuple[str, str]:
@@ -189,7 +210,7 @@ class Rest:
     def _report(self, endpoint: str, outcome: str) -> None:
         """Tell whoever counts."""
         if self._on_request is not None:
-            used = whole(_header(self.exchange.last_response_headers, "x-mbx-used-weight-1m"))
+            used = whole(_header(self._headers, "x-mbx-used-weight-1m"))
             self._on_request(endpoint, outcome, used)
 
 

@@ -122,6 +122,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
         ),
     )
     venue.on_sent = around.sent
+    around.market.share(venue.quota)
     stream = UserStream(
         settings.exchange.ws_api_base or WS_API_URL,
         keys=secret,
