@@ -9,6 +9,7 @@
 #   make check           ruff, mypy strict, pyright strict, import contracts: what CI asks
 #   make format          ruff's formatter and safe fixes
 #   make bench           measurements, printed as ratios
+#   make crash           the daemon killed at every point where it writes or sends, each time compared with the exchange
 #   make relock          renew constraints.txt from the ranges of pyproject.toml
 #   make clean           remove what make and the tools wrote; never touches var/ (ledger, models)
 #
@@ -32,7 +33,7 @@ HASH := $(shell { cat pyproject.toml constraints.txt; pwd; $(PYTHON) -V; } | sha
 STAMP := $(VENV)/.setup-$(HASH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench soak faults relock clean
+.PHONY: help setup demo test check format bench crash soak faults relock clean
 
 help:
 	@sed -n 's/^# \{0,1\}//; 2,/^$$/p' Makefile | sed '/^$$/q'
@@ -78,6 +79,10 @@ format: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# ARGS="--last 40" takes the first forty points alone, ARGS="--stride 5" every fifth one first. Writes .bench/crash.json.
+crash: setup
+	$(BIN)/python -m tests.crash $(ARGS)
 
 # These two measure what the fault injector produces; they arrive with it.
 soak faults:
