@@ -134,6 +134,8 @@ class Guard:
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refusal = self._refusal(scope["method"], scope["path"], headers)
+        if refusal is None and not scope["query_string"].isascii():
+            refusal = 400, "the query is not ASCII; percent-encode it"
         if refusal is not None:
             await _answer(send, *refusal)
             return
