@@ -14,12 +14,13 @@ from daemon.domain.market import NS_PER_S
 from daemon.domain.ports import Emit, Venue
 from daemon.edge.clock import Clock
 from daemon.edge.market import MarketData
-from daemon.service.steady import SteadyClock
+from daemon.service.steady import STEP_NS, SteadyClock
 
 log = structlog.get_logger("ballast")
 
 RECONCILE_S = 30.0
 CLOCK_S = 60.0
+CLOCK_WRONG_S = 5.0
 RULES_S = 1_800.0
 RETRY_S = 2.0
 FAILURES_MAX = 3
@@ -112,11 +113,19 @@ class Upkeep:
     # ------------------------------------------------------------------ the venue's clock and rules
 
     async def follow_clock(self) -> None:
-        """Measure the venue's clock every minute, and when ours was found to have been set; not more often than it helps."""
+        """Measure the venue's clock every minute, and when ours was found to have been set; not more often than it helps.
+
+        While it is wrong, or unknown, it is measured more often: nothing is bought until it is right again.
+        """
+        wait_s = CLOCK_S
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._clock_now.wait(), CLOCK_S)
-            self._on_offset(await self._market.clock_offset())
+                await asyncio.wait_for(self._clock_now.wait(), wait_s)
+            wait_s = CLOCK_WRONG_S
+            with contextlib.suppress(Transient):  # told by whoever counts requests
+                offset_ns = await self._market.clock_offset()
+                self._on_offset(offset_ns)
+                wait_s = CLOCK_WRONG_S if abs(offset_ns) > STEP_NS else CLOCK_S
             await asyncio.sleep(10 * RETRY_S)
             self._clock_now.clear()
 

@@ -25,6 +25,7 @@ class World:
         self.asked: list[str] = []
         self.events: list[Event] = []
         self.offsets: list[int] = []
+        self.offset_ns = 7
         self.called = asyncio.Event()
 
     def upkeep(self, *, hourly: bool = False, clock: Clock | None = None) -> Upkeep:
@@ -53,7 +54,7 @@ class World:
     async def clock_offset(self) -> int:
         """Measure the clock."""
         self._note("clock")
-        return 7
+        return self.offset_ns
 
     async def instruments(self, universe: tuple[str, ...]) -> Listed:
         """Return the rules."""
@@ -130,6 +131,19 @@ async def test_the_clock_is_measured_again_and_again() -> None:
     await run_until(world, world.upkeep().follow_clock(), 2)
 
     assert world.offsets[0] == 7
+
+
+async def test_a_clock_that_is_wrong_or_unknown_is_measured_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I16: found by the simulation (seed 7): a minute more without trading for one measurement that failed or was late."""
+    monkeypatch.setattr(upkeep, "CLOCK_S", 3_600.0)
+    monkeypatch.setattr(upkeep, "CLOCK_WRONG_S", 0.001)
+    world = World()
+    world.offset_ns, world.failures = 10**9, [Transient("no answer")]
+    chores = world.upkeep()
+    chores._clock_now.set()
+    await run_until(world, chores.follow_clock(), 4)
+
+    assert world.offsets[:3] == [10**9] * 3
 
 
 async def test_rules_are_refreshed_and_a_refusal_is_no_end() -> None:
