@@ -10,14 +10,17 @@
 #   make format          ruff's formatter and safe fixes
 #   make bench           measurements, printed as ratios
 #   make crash           the daemon killed at every point where it writes or sends, each time compared with the exchange
+#   make soak            the whole daemon on virtual time, seed after seed of faults
 #   make relock          renew constraints.txt from the ranges of pyproject.toml
 #   make clean           remove what make and the tools wrote; never touches var/ (ledger, models)
 #
-# Options: make demo SECONDS=20 · make test ARGS="tests/core -x" · make setup PYTHON=python3.12
+# Options: make demo SECONDS=20 · make soak SEEDS=2000 MINUTES=10 · make test ARGS="tests/core -x" · make setup PYTHON=python3.12
 #          make setup PIP_FLAGS="--extra-index-url …" (a mirror, or an index with CPU builds of torch)
 
 PYTHON ?= python3
 SECONDS ?= 60
+SEEDS ?= 200
+MINUTES ?= 10
 ARGS ?=
 PIP_FLAGS ?=
 
@@ -84,8 +87,12 @@ bench: setup
 crash: setup
 	$(BIN)/python -m tests.crash $(ARGS)
 
-# These two measure what the fault injector produces; they arrive with it.
-soak faults:
+# The daemon on virtual time with seeded faults: `make soak SEEDS=2000 MINUTES=10` is the night's size.
+soak: setup
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) --minutes $(MINUTES) $(ARGS)
+
+# It measures what the fault injector produces; it arrives with it.
+faults:
 	@echo "make $@: not built yet, it arrives with the fault suite" >&2; exit 2
 
 # A throw-away environment from the ranges, torch kept at its pin, frozen. Review the difference before committing it.

@@ -1,0 +1,65 @@
+"""The simulation itself, twenty seeds of it, and what it has found before."""
+
+import asyncio
+
+import pytest
+
+from tests.sim.loop import NS, SimClock, SimLoop, StuckError
+from tests.sim.run import simulate
+
+SEEDS = range(1, 21)
+MINUTES = 0.6
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_seed_keeps_every_invariant(seed: int) -> None:
+    """Faults for a while, then healing: ledger equals exchange, nothing doubled, lost or sent blind."""
+    outcome = simulate(seed, MINUTES)
+
+    assert not outcome.found, "\n".join([*outcome.found, outcome.again])
+
+
+def test_the_same_seed_gives_the_same_event_log() -> None:
+    """I10: every effect, request, report and fault at the same nanosecond."""
+    first, second = simulate(3, MINUTES), simulate(3, MINUTES)
+
+    assert first.digest == second.digest
+    assert (first.orders, first.fills, first.fired) == (second.orders, second.fills, second.fired)
+    assert first.digest != simulate(4, MINUTES).digest
+
+
+def test_without_faults_nothing_goes_wrong() -> None:
+    """Orders are sent and filled, one life is enough."""
+    outcome = simulate(2, 1.0, faults=False)
+
+    assert not outcome.found
+    assert outcome.lives == 1
+    assert outcome.orders > 10
+    assert outcome.fills > 10
+
+
+def test_a_pause_asked_for_by_the_venue_holds_for_every_request() -> None:
+    """I11: market data went on during the account's Retry-After, and the account during market data's."""
+    outcome = simulate(2, 1.5, only=("F9", "F19", "F17"))
+
+    assert outcome.fired["F9"] > 0
+    assert not outcome.found, "\n".join(outcome.found)
+
+
+def test_time_jumps_to_the_next_timer() -> None:
+    """An hour passes in a moment; the clocks follow."""
+    loop = SimLoop()
+    clock = SimClock(loop)
+    before = clock.now_ns()
+    loop.run_until_complete(asyncio.sleep(3_600))
+    loop.close()
+
+    assert 3_600 * NS <= clock.now_ns() - before < 3_601 * NS
+
+
+def test_what_can_never_happen_is_said() -> None:
+    """A task that waits for nothing ends the run instead of hanging it."""
+    loop = SimLoop()
+    with pytest.raises(StuckError):
+        loop.run_until_complete(loop.create_future())
+    loop.close()
