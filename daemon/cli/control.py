@@ -8,6 +8,14 @@ from daemon.cli.common import Config, Json, print_fields, print_json, print_tabl
 from daemon.domain.errors import Unreachable, Unsafe
 
 GROUP = "Control"
+FLOW = ("asset", "amount", "ours", "detail")
+TABLES = {
+    "breaks": ("asset", "ledger", "exchange"),
+    "external_orders": ("symbol", "side", "qty", "filled", "client_id", "venue_id"),
+    "external_changes": FLOW,
+    "unexplained_changes": FLOW,
+}
+"""What ``reconcile`` prints as tables, with the columns."""
 
 
 def _post(config: Config, path: str, as_json: bool) -> None:
@@ -77,13 +85,15 @@ def reconcile(config: Config = None, json: Json = False) -> None:
     start_logs(settings)
     verify_start(settings)
     from daemon.app import reconcile as compare
+    from daemon.outlets.times import jsonable
 
     result = compare(settings)
     if json:
-        print_json(result)
+        print_json(jsonable(result))
     else:
-        print_fields({key: value for key, value in result.items() if key != "breaks"})
-        print_table(result["breaks"], ["asset", "ledger", "exchange"], empty="no breaks")
+        print_fields({key: value for key, value in result.items() if key not in TABLES})
+        for name, columns in TABLES.items():
+            print_table(result[name], columns, empty=f"no {name.replace('_', ' ')}")
     raise typer.Exit(0 if result["ok"] else 3)
 
 

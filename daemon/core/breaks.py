@@ -46,4 +46,7 @@ def told(flow: Flow) -> Alert | None:
     if not flow.detail.startswith(TOLD) or flow.detail.endswith(QUIET):
         return None
     whose = "ours" if flow.ours else "external"
-    return Alert("flow", f"{flow.asset} {flow.amount:+f}, {whose}: {flow.detail}", "", flow.ts_ns)
+    amount = f"{flow.amount:+f}"
+    if "." in amount:
+        amount = amount.rstrip("0").rstrip(".")
+    return Alert("flow", f"{flow.asset} {amount}, {whose}: {flow.detail}", "", flow.ts_ns)

@@ -6,9 +6,11 @@ from typing import Any
 
 import msgspec
 
+from daemon.core.breaks import UNEXPLAINED, told
 from daemon.core.planner import client_prefix
 from daemon.domain.errors import Transient, Unreachable
-from daemon.edge.binance_account import totals
+from daemon.domain.events import Flow
+from daemon.edge.binance_account import VenueOrder, totals
 from daemon.edge.clock import Clock
 from daemon.edge.lane import Lane, Quota
 from daemon.edge.ledger_read import LedgerReader
@@ -20,6 +22,8 @@ from daemon.settings import Settings, read_keys
 
 ZERO = Decimal(0)
 ALL = 1_000_000
+FLOWS_MAX = 100
+"""Newest changes by others that a comparison tells."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -31,7 +35,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """Everything compared. ``strangers`` are client ids that one side has and the other has not."""
+    """Everything compared. ``strangers`` are client ids that one side has and the other has not.
+
+    ``external`` are the open orders of others on the account, ``flows`` what others did, as the ledger has it.
+    """
 
     rows: tuple[Row, ...]
     orders: int
@@ -40,6 +47,8 @@ class Comparison(msgspec.Struct, frozen=True):
     exchange_fills: int
     unresolved: int
     strangers: tuple[str, ...]
+    external: tuple[VenueOrder, ...] = ()
+    flows: tuple[Flow, ...] = ()
 
     @property
     def breaks(self) -> tuple[Row, ...]:
@@ -76,6 +85,8 @@ async def compare_ledger(reader: LedgerReader, calls: VenueCalls, symbols: tuple
         exchange_fills=len(traded),
         unresolved=len(reader.open_orders()),
         strangers=tuple(sorted((theirs - known) | (placed - theirs))),
+        external=tuple(one for one in await calls.open_orders() if not one.client_id.startswith(prefix)),
+        flows=tuple(flow for flow in reader.flows() if told(flow) is not None)[-FLOWS_MAX:],
     )
 
 
@@ -130,4 +141,18 @@ def document(found: Comparison) -> dict[str, Any]:
         "unresolved": found.unresolved,
         "breaks": [msgspec.to_builtins(row) for row in found.breaks],
         "strangers": list(found.strangers),
+        "external_orders": [
+            {
+                "symbol": one.symbol,
+                "side": one.side.lower(),
+                "qty": f"{one.orig_qty:f}",
+                "filled": f"{one.executed_qty:f}",
+                "client_id": one.client_id,
+                "venue_id": str(one.order_id),
+                "external": True,
+            }
+            for one in found.external
+        ],
+        "external_changes": [msgspec.to_builtins(flow) for flow in found.flows if flow.detail != UNEXPLAINED],
+        "unexplained_changes": [msgspec.to_builtins(flow) for flow in found.flows if flow.detail == UNEXPLAINED],
     }

@@ -15,6 +15,7 @@ from daemon.domain.market import NS_PER_S
 from daemon.domain.orders import Fill
 from daemon.edge.explain import explain, of_step
 from daemon.edge.ledger_read import LedgerReader
+from daemon.edge.outsiders import External
 from daemon.outlets.api import Reason
 from daemon.outlets.metrics import Snapshot
 from daemon.service.training import TRAINABLE
@@ -129,6 +130,8 @@ class Desk:
             "cash": state.account.cash,
             "positions": len(state.account.positions),
             "unresolved": state.blotter.unresolved,
+            "breaks": state.breaks,
+            "external_orders": [msgspec.to_builtins(one) for one in self._facts.external()],
             "drawdown": state.losses.drawdown,
             "daily_loss": state.losses.daily_loss,
             "links": dict(state.links),
@@ -162,10 +165,11 @@ class Desk:
         ]
 
     def orders(self, limit: int) -> Sequence[Any]:
-        """Return open and recent orders."""
+        """Return open and recent orders, first the open ones that are not ours."""
         blotter = self._engine.state.blotter
         rows = [*blotter.done.values(), *blotter.live.values()][-limit:]
-        return [
+        external = [msgspec.to_builtins(one) for one in self._facts.external()][:limit]
+        return external + [
             {
                 "client_id": order.intent.client_id,
                 "venue_id": order.venue_id,
@@ -178,6 +182,7 @@ class Desk:
                 "cause": order.intent.cause.value,
                 "decision": order.intent.decision,
                 "ts_ns": order.intent.ts_ns,
+                "external": False,
             }
             for order in reversed(rows)
         ]
@@ -327,3 +332,4 @@ class Facts(msgspec.Struct):
     depths: Callable[[], dict[str, int]]
     journal_bytes: Callable[[], int]
     models: Callable[[], list[dict[str, Any]]]
+    external: Callable[[], list[External]] = list

@@ -246,6 +246,7 @@ class Service:
                 depths=self._depths,
                 journal_bytes=lambda: self.journal.bytes_written if self._taking else 0,
                 models=lambda: model_rows(settings.state_path / "models"),
+                external=lambda: self._parts.external() if self._parts is not None else [],
             ),
         )
         self.metrics.set_gauges(self._snapshot)

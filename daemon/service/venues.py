@@ -14,6 +14,7 @@ from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.market import MarketData
 from daemon.edge.orders import LiveConfig, LiveVenue
+from daemon.edge.outsiders import External
 from daemon.edge.ownership import Ownership
 from daemon.edge.paper import PaperConfig, PaperVenue
 from daemon.edge.rest import Rest, make_exchange
@@ -32,7 +33,8 @@ class VenueParts(NamedTuple):
     """A venue and what lives beside it.
 
     ``tasks`` are eternal tasks by name; ``on_tick`` and ``observe`` see the market the venue lives on (paper), the latter
-    also the time and the latch (the watchdog, live); ``begin`` is awaited once the engine has been restored.
+    also the time and the latch (the watchdog, live); ``begin`` is awaited once the engine has been restored; ``external``
+    returns the open orders on the account that are not ours.
     """
 
     venue: Venue
@@ -40,6 +42,7 @@ class VenueParts(NamedTuple):
     begin: Callable[[Restored], Awaitable[None]]
     on_tick: Callable[[Tick], None] | None = None
     observe: Callable[[Event], None] | None = None
+    external: Callable[[], list[External]] = list
 
 
 class Surroundings(NamedTuple):
@@ -153,7 +156,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
         )
     )
     tasks: dict[str, Eternal] = {"orders": venue.run, "user stream": stream.run, "watchdog": watchdog.run}
-    return VenueParts(venue, tasks, begin, observe=watchdog.observe)
+    return VenueParts(venue, tasks, begin, observe=watchdog.observe, external=lambda: venue.reconciler.outsiders.orders)
 
 
 class TimedPaper(PaperVenue):

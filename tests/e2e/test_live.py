@@ -146,22 +146,37 @@ def test_i18_no_secret_in_any_sink(story: Story) -> None:
         assert story.exchange.key.encode() not in content, path
 
 
-def test_f38_money_that_nobody_explains_is_reported_and_stops_trading(story: Story) -> None:
-    """F38, I9: a deposit is a difference to the last digit; the command exits 3, and a start stays halted with the reason."""
+def test_f38_money_that_nobody_explains_is_reported_and_booked_once_it_stands(story: Story) -> None:
+    """F38, I9: a deposit is a difference to the last digit, then a flow with an alert; an order by hand is shown and kept."""
     daemon, exchange = story.daemon, story.exchange
     daemon.stop()
     exchange.steer("deposit", asset="USDT", amount="12.34")
+    price = exchange.ask("/api/v3/ticker/price?symbol=BTCUSDT")["price"]
+    low = str((Decimal(price) * Decimal("0.9")).quantize(Decimal("0.01")))
+    exchange.steer(
+        "place", symbol="BTCUSDT", side="BUY", type="LIMIT", timeInForce="GTC", quantity="0.01", price=low,
+        newClientOrderId="web_1",
+    )  # fmt: skip
     done = daemon.cli("reconcile", "--json")
 
     assert done.returncode == 3, done.stderr
-    (one,) = json.loads(done.stdout)["breaks"]
+    document = json.loads(done.stdout)
+    (one,) = document["breaks"]
     assert one["asset"] == "USDT"
     assert Decimal(one["exchange"]) - Decimal(one["ledger"]) == Decimal("12.34")
+    assert [order["client_id"] for order in document["external_orders"]] == ["web_1"]
 
-    since_ns = exchange.now_ns()
     daemon.start()
-    until(lambda: "reconcile_break" in daemon.readiness()[1], what="the reason", why=daemon.tail)
-    daemon.tell("resume")
-    daemon.wait_decisions(3)
-    assert daemon.readiness()[0] == 503
-    assert exchange.orders_sent(since_ns) == []
+    until(lambda: daemon.readiness()[0] == 200, what="trading again", why=daemon.tail)
+    status = daemon.api("status")
+    details = [alert["detail"] for alert in status["alerts"] if alert["code"] == "flow"]
+    assert details == ["USDT +12.34, ours: unexplained change"]
+    assert [order["client_id"] for order in status["external_orders"]] == ["web_1"]
+    assert [order["client_id"] for order in daemon.api("orders")["orders"] if order["external"]] == ["web_1"]
+    daemon.stop()
+    done = daemon.cli("reconcile", "--json")
+    assert done.returncode == 0, done.stdout
+    (change,) = json.loads(done.stdout)["unexplained_changes"]
+    assert Decimal(change["amount"]) == Decimal("12.34")
+    (kept,) = [order for order in exchange.truth()["orders"] if order["client_id"] == "web_1"]
+    assert kept["status"] == "NEW"
