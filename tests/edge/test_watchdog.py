@@ -15,6 +15,7 @@ from daemon.domain.events import Killed, Timer
 from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
 from daemon.edge.watchdog import Watchdog
+from daemon.edge.watchdog_child import GRACE_NS, HANDOVER_NS, ORPHAN_NS, STALE_NS, Vigil
 from daemon.edge.watchdog_venue import Door, Setup, code_of
 from daemon.exchange.config import SimConfig
 from daemon.exchange.faults import FaultRule
@@ -108,6 +109,14 @@ def gone(pid: int) -> bool:
         return True
 
 
+def lonely(folder: Path) -> tuple[Vigil, list[str]]:
+    """Return what decides in the watchdog, with a venue that nobody listens at, and the names of what it says."""
+    said: list[str] = []
+    latch = KillLatch(folder)
+    door = Door(Setup("http://127.0.0.1:1/api/v3", KEY, SECRET, PREFIX, str(folder)), latch, Clock())
+    return Vigil(door, latch, lambda _level, event, **_: said.append(event)), said
+
+
 async def test_a1_without_a_latch_nothing_is_ever_cancelled(sim: SimulatedExchange, tmp_path: Path) -> None:
     """Neither a healthy loop, nor a silent one, nor a dead daemon is a reason to cancel."""
     async with beside(sim, tmp_path) as dog:
@@ -141,31 +150,46 @@ async def test_a1_a_silent_loop_is_no_excuse(sim: SimulatedExchange, tmp_path: P
     assert cancels(sim) == OURS
 
 
-async def test_a1_a_loop_that_acknowledges_is_left_to_cancel_by_itself(sim: SimulatedExchange, tmp_path: Path) -> None:
-    """For two seconds; then the venue is asked, and what the daemon left open is cancelled."""
+async def test_a1_what_an_acknowledging_loop_leaves_open_is_cancelled(sim: SimulatedExchange, tmp_path: Path) -> None:
+    """After its two seconds the venue is asked, and what the daemon left open is cancelled."""
     async with beside(sim, tmp_path) as dog:
         await beat(dog, for_seconds(0.1), killed=True)
         KillLatch(tmp_path).set("test")
-        await beat(dog, for_seconds(1.2))
-
-        assert cancels(sim) == 0
-
         await beat(dog, lambda: bool(open_ids(sim)))
 
     assert cancels(sim) == OURS
 
 
-async def test_a1_a_loop_that_stops_after_acknowledging_is_not_waited_for(
-    sim: SimulatedExchange, tmp_path: Path
-) -> None:
-    """A daemon that hangs right after it has seen the latch is replaced before its two seconds are over."""
-    async with beside(sim, tmp_path) as dog:
-        await beat(dog, for_seconds(0.1), killed=True)
-        KillLatch(tmp_path).set("test")
-        within = for_seconds(1.5)
-        await until(lambda: not open_ids(sim))
+def test_a1_a_loop_that_stops_after_acknowledging_is_not_waited_for(tmp_path: Path) -> None:
+    """A running loop that has seen the latch has two seconds; they are over when it falls silent."""
+    vigil, _ = lonely(tmp_path)
+    vigil.heard(b"0001", 0)
+    KillLatch(tmp_path).set("test")
+    vigil.step(1)
+    vigil.step(STALE_NS)
 
-        assert within()
+    assert vigil.rounds == 0
+
+    vigil.step(STALE_NS + 1)
+
+    assert vigil.rounds == 1
+
+
+def test_a1_a_running_loop_has_two_seconds_and_an_unseeing_one_a_tenth(tmp_path: Path) -> None:
+    """The watchdog acts when either time is over, and not before."""
+    KillLatch(tmp_path).set("test")
+    for word, patience_ns in ((b"1", HANDOVER_NS), (b"0", GRACE_NS)):
+        vigil, _ = lonely(tmp_path)
+        vigil.step(0)
+        vigil.step(1)
+        vigil.heard(word, patience_ns)
+        vigil.step(patience_ns)
+
+        assert vigil.rounds == 0
+
+        vigil.step(1 + patience_ns)
+
+        assert vigil.rounds == 1
 
 
 async def test_a1_what_the_dead_daemon_left_is_cancelled_before_it_ends(sim: SimulatedExchange, tmp_path: Path) -> None:
@@ -262,6 +286,36 @@ async def test_the_door_cancels_nothing_without_a_latch(sim: SimulatedExchange, 
 
     assert (done.cancelled, done.left, done.problem) == (0, OURS, "the latch was lifted")
     assert cancels(sim) == 0
+
+
+async def test_the_door_obeys_a_venue_that_wants_quiet(sim: SimulatedExchange, tmp_path: Path) -> None:
+    """Retry-After is handed on to the second; a ban without one waits all the same."""
+    rules = [
+        {"match": "GET /api/v3/openOrders", "action": "error", "status": 429, "headers": {"Retry-After": "7"}},
+        {"match": "GET /api/v3/openOrders", "action": "error", "status": 418},
+    ]
+    for rule in rules:
+        sim.faults.add(msgspec.convert(rule, FaultRule))
+    door = Door(setup_of(sim, tmp_path), KillLatch(tmp_path), Clock())
+    waits = {(await asyncio.to_thread(door.cancel_round)).wait_s for _ in rules}
+    done = await asyncio.to_thread(door.cancel_round)
+    door.close()
+
+    assert waits == {7.0, 5.0}
+    assert (done.wait_s, done.left) == (0.0, OURS)
+
+
+def test_an_orphan_gives_up_after_a_while(tmp_path: Path) -> None:
+    """Without a daemon and without a venue it does not stay for ever, and says so."""
+    vigil, said = lonely(tmp_path)
+    KillLatch(tmp_path).set("test")
+    vigil.step(1)
+    vigil.heard(b"", 2)
+    vigil.step(1 + GRACE_NS)
+
+    assert not vigil.finished(1 + ORPHAN_NS)
+    assert vigil.finished(2 + ORPHAN_NS)
+    assert said == ["watchdog.latch_set", "watchdog.daemon_gone", "watchdog.acts", "watchdog.given_up"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b'{"code": "x"}', b"\xff", b"[" * 100_000])
