@@ -3,10 +3,13 @@
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
+from daemon.outlets.journal import read_segment, segments
 from tests.e2e.kit import (
     Daemon,
     Exchange,
@@ -76,7 +79,12 @@ class Since:
         return sum(1 for name in sent | placed if max(sent[name], placed[name]) > 1)
 
 
-def trial(exchange: Exchange, folder: Path, number: int, *, prove: bool = False) -> Trial:
+def never(_point: str) -> bool:
+    """Prove nothing: the absence of an order takes more than a minute."""
+    return False
+
+
+def trial(exchange: Exchange, folder: Path, number: int, *, prove: Callable[[str], bool] = never) -> Trial:
     """Kill a fresh daemon at its ``number``-th point and see it recover; raises AssertionError when it does not.
 
     Parameters
@@ -84,7 +92,7 @@ def trial(exchange: Exchange, folder: Path, number: int, *, prove: bool = False)
     exchange
         May have served other trials; nobody else uses it now.
     prove
-        Wait until every order that never reached the exchange is proven absent, more than 60 s.
+        Says of a point's name whether to wait until every order that never reached the exchange is proven absent.
     """
     since = Since(exchange)
     daemon = Daemon(
@@ -97,10 +105,10 @@ def trial(exchange: Exchange, folder: Path, number: int, *, prove: bool = False)
             return Trial(number, "", len(since.truth()["orders"]), since.duplicates(), 0, 0, 0.0)
         at_crash = settled(since)
         orphans = len({one["client_id"] for one in at_crash["orders"]} - set(intents(daemon)))
-        latched = (daemon.state_dir / "KILL").exists()
+        latched = files_are_whole(daemon, point)
         recover_s = recover(daemon, at_crash)
-        if prove:
-            until(lambda: not uncertain(daemon), timeout_s=PROVEN_S, what=f"proof after {point}", why=daemon.tail)
+        if prove(point):
+            await_proof(daemon, since)
         until(
             lambda: ended(daemon, point) or daemon.readiness()[0] == 200 or latched or uncertain(daemon),
             timeout_s=RECOVER_S, what=f"trading after {point}", why=daemon.tail,
@@ -133,7 +141,7 @@ def run_to(daemon: Daemon, since: Since, number: int) -> str:
     if process.poll() is None:
         process.send_signal(signal.SIGUSR1)
         until(
-            lambda: process.poll() is not None or (quiet(daemon, since) and daemon.api("status")["causes"] == ["kill"]),
+            lambda: process.poll() is not None or (quiet(daemon, since) and status(daemon)["causes"] == ["kill"]),
             timeout_s=RECOVER_S, what=f"point {number} or the end of every order", why=daemon.tail,
         )  # fmt: skip
     if process.poll() is None:
@@ -143,6 +151,18 @@ def run_to(daemon: Daemon, since: Since, number: int) -> str:
     words = [line for line in daemon.log_file.read_text().splitlines() if line.startswith("crash point ")]
     assert code == (-signal.SIGKILL if words else 0), (number, code, daemon.tail())
     return words[0].partition(": ")[2] if words else ""
+
+
+def files_are_whole(daemon: Daemon, point: str) -> bool:
+    """Check the files that the dead process wrote itself; return whether it left a kill latch."""
+    folder = daemon.state_dir / daemon.mode / "journal"
+    for segment in segments(folder) if folder.is_dir() else []:
+        for _record in read_segment(segment):  # a torn tail is tolerated, anything else raises
+            pass
+    latch = daemon.state_dir / "KILL"
+    assert latch.exists() or point != "latch.after"
+    assert not latch.exists() or latch.read_text().endswith("\n")
+    return latch.exists()
 
 
 def settled(since: Since) -> Tree:
@@ -175,10 +195,27 @@ def recover(daemon: Daemon, at_crash: Tree) -> float:
         if {name for name in placed if known.get(name, "planned") in UNCERTAIN}:
             return False
         # Reconciled: what remains of the reasons to wait is the latch, or an order whose absence is being proven.
-        return set(daemon.api("status")["causes"]) <= {"kill"}
+        return set(status(daemon)["causes"]) <= {"kill"}
 
     until(booked, timeout_s=RECOVER_S, what="recovery", why=lambda: f"{daemon.readiness()} {daemon.tail()}")
     return time.monotonic() - began
+
+
+def await_proof(daemon: Daemon, since: Since) -> None:
+    """Wait until no order's fate is unknown; until then nothing is sent for its symbol."""
+    symbols = dict(rows(daemon.ledger, "select client_id, replace(symbol, '/', '') from intents"))
+    count = Counter(one["symbol"] for one in since.truth()["orders"])
+
+    def proven() -> bool:
+        before = {symbols[name] for name in uncertain(daemon) & set(symbols)}
+        now = Counter(one["symbol"] for one in since.truth()["orders"])
+        waiting = before & {symbols[name] for name in uncertain(daemon) & set(symbols)}
+        assert {one: now[one] for one in waiting} == {one: count[one] for one in waiting}, (
+            "an order for a blocked symbol"
+        )
+        return not before
+
+    until(proven, timeout_s=PROVEN_S, what="proof that orders never arrived", why=daemon.tail)
 
 
 def kill_and_stop(daemon: Daemon, since: Since) -> None:
@@ -191,9 +228,17 @@ def kill_and_stop(daemon: Daemon, since: Since) -> None:
 
 def quiet(daemon: Daemon, since: Since) -> bool:
     """Say whether no order is open, at the exchange and in the ledger (those it still looks for aside)."""
-    if "acked" in intents(daemon).values() or daemon.api("status")["state"] != "halted":
+    if "acked" in intents(daemon).values() or status(daemon)["state"] != "halted":
         return False
     return all(one["status"] in FINAL for one in since.truth()["orders"])
+
+
+def status(daemon: Daemon) -> Tree:
+    """Return what the daemon says of itself; that it waits, while it does not answer or has just been killed."""
+    try:
+        return dict(daemon.api("status"))
+    except (OSError, ValueError, HTTPException):
+        return {"state": "", "causes": ["no answer"]}
 
 
 def ended(daemon: Daemon, what: str) -> bool:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.crash.kit import BAR_S, STRONG, furnish, trial
+from tests.crash.kit import RECOVER_S, STRONG, furnish, trial
 from tests.e2e.kit import Exchange
 
 SAMPLE = (2, 13, 21, 34, 55, 89)
@@ -28,4 +28,4 @@ def test_f43_a_kill_at_a_boundary_doubles_and_loses_nothing(tmp_path: Path) -> N
 
     assert all(point for point, *_ in results), results
     assert [(twice, lost) for _, twice, lost, _ in results] == [(0, 0)] * len(SAMPLE)
-    assert max(seconds for *_, seconds in results) < 2 * BAR_S, results  # the suite shares its processors
+    assert max(seconds for *_, seconds in results) < RECOVER_S, results  # `make crash` judges the bar of 10 s
