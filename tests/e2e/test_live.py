@@ -180,3 +180,19 @@ def test_f38_money_that_nobody_explains_is_reported_and_booked_once_it_stands(st
     assert Decimal(change["amount"]) == Decimal("12.34")
     (kept,) = [order for order in exchange.truth()["orders"] if order["client_id"] == "web_1"]
     assert kept["status"] == "NEW"
+
+
+@pytest.mark.parametrize("decisions", ["recorded", "recomputed"])
+def test_i10_every_live_run_replays_equal(story: Story, decisions: str) -> None:
+    """I10: each run of this daemon (a folder's newest, the others by their own segments) gives the same effects again."""
+    story.daemon.close()
+    folder = story.daemon.state_dir / "live" / "journal"
+    first = min(path for path in folder.iterdir() if path.is_file())
+
+    for journal, decided in ((folder, 0), (first, 3)):  # the first run traded
+        done = story.daemon.cli_plain("replay", str(journal), "--decisions", decisions, "--json")
+        assert done.returncode == 0, (journal, done.stdout, done.stderr)
+        result = json.loads(done.stdout)
+        assert (result["ok"], result["difference"]) == (True, "")
+        assert result["checked"] > 0
+        assert result["decided"] >= decided
