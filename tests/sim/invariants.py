@@ -115,6 +115,8 @@ class Checks:
             case StateChanged():
                 self.halted_ns = now if effect.state is TradingState.HALTED else None
             case Recorded(update=update):
+                if update.state in {OrderState.REJECTED, OrderState.NEVER_PLACED} and self.placed[update.client_id]:
+                    self.fail("I8", f"{update.client_id} is called {update.state} and the exchange has it")
                 before = self.ended.get(update.client_id)
                 if update.state in TERMINAL:
                     self.ended[update.client_id] = update.state

@@ -6,6 +6,7 @@ import functools
 import logging
 import random
 import ssl
+import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -214,6 +215,9 @@ def staged(loop: SimLoop, clock: SimClock, chance: Chance, folder: Path) -> Iter
             wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
             cache_logger_on_first_use=False,
         )
+        stack.enter_context(warnings.catch_warnings())
+        # A task that dies before its first step never awaited the work it was given: so it is with a killed process.
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
         random.seed(chance.of("global").random())
         logger.setLevel(logging.CRITICAL)
         try:
