@@ -202,7 +202,7 @@ class Risk(Section):
     )
     max_orders_per_minute: int = Field(default=0, ge=0, le=6000, description="0 = 80 % of the venue's published limits")
     max_repeats: int = Field(
-        default=20,
+        default=0,
         ge=0,
         le=1000,
         description="orders executed on one side of a symbol within 5 minutes, none on the other: decisions stop "

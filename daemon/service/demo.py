@@ -142,7 +142,6 @@ risk_tolerance = 1.0
 turnover_max_day = 500.0
 [risk]
 max_order_notional = 0.05
-max_repeats = 0
 stop_loss = 0.04
 stop_cooldown = "1m"
 max_drawdown = 0.30
