@@ -25,6 +25,7 @@ from daemon.edge.ledger import SqlLedger
 from daemon.edge.outsiders import Outsiders
 from daemon.edge.ownership import Break, Ownership, differences, opening_flows
 from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
+from daemon.edge.transfers import transfers
 from daemon.edge.venue_calls import VenueCalls
 
 ZERO: Final = Decimal(0)
@@ -34,6 +35,7 @@ AGREEING: Final = 2
 """Snapshots in a row that must show the same difference before it is called a break."""
 BETWEEN_S: Final = 0.4
 FLUSH_S: Final = 5.0
+NS_PER_MS: Final = 1_000_000
 EARLIER_NS: Final = 5_000_000_000
 STRANGERS_MAX: Final = 1_000
 """Orders of others that are remembered by id."""
@@ -107,6 +109,7 @@ class Reconciler:
             clock=clock,
             quote=ownership.quote,
             all_ours=ownership.capital == "all",
+            transfers=lambda: transfers(calls.read_lane, clock.now_ns() // NS_PER_MS),
         )
         self._log = structlog.get_logger("ballast")
 
@@ -321,7 +324,8 @@ class Reconciler:
         else:
             raise Transient("opening balances: the account did not hold still")
         there = {asset: theirs - booked for asset, booked, theirs in found[1]}
-        for flow in opening_flows(there, self._ownership, ts_ns=self._clock.now_ns()):
+        known = {asset: booked for asset, booked, _ in found[1]}
+        for flow in opening_flows(there, self._ownership, ts_ns=self._clock.now_ns(), booked=known):
             self._emit(flow)
         self._opened = True
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from daemon.exchange import errors
-from daemon.exchange.books import Fill, Order
+from daemon.exchange.books import Entry, Fill, Order
 from daemon.exchange.config import ApiKey
 from daemon.exchange.errors import ApiError
 from daemon.exchange.filters import Ticket
@@ -353,6 +353,32 @@ def trade_fee(venue: Venue, params: Params, _caller: Caller) -> Any:
     return [{"symbol": spec.name, "makerCommission": rate, "takerCommission": rate} for spec in chosen]
 
 
+def _flows(venue: Venue, params: Params, sign: int) -> list[tuple[str, Entry]]:
+    since = integer(params, "startTime") or 0
+    found = [
+        (str(number), entry)
+        for number, entry in enumerate(venue.books.journal)
+        if entry.kind == "flow" and entry.account == "free" and entry.amount * sign > 0 and entry.time_ms >= since
+    ]
+    return found[::-1]
+
+
+def deposits(venue: Venue, params: Params, _caller: Caller) -> Any:
+    """Answer what came from outside, newest first."""
+    return [
+        {"id": name, "amount": amount(one.amount), "coin": one.asset, "status": 1, "insertTime": one.time_ms}
+        for name, one in _flows(venue, params, 1)
+    ]
+
+
+def withdrawals(venue: Venue, params: Params, _caller: Caller) -> Any:
+    """Answer what left, newest first."""
+    return [
+        {"id": name, "amount": amount(-one.amount), "transactionFee": "0", "coin": one.asset, "status": 6}
+        for name, one in _flows(venue, params, -1)
+    ]
+
+
 ACCOUNT_ROUTES: Final[dict[tuple[str, str], Callable[[Venue, Params, Caller], Any]]] = {
     ("GET", "/api/v3/account"): account,
     ("POST", "/api/v3/order"): place,
@@ -365,5 +391,7 @@ ACCOUNT_ROUTES: Final[dict[tuple[str, str], Callable[[Venue, Params, Caller], An
     ("GET", "/api/v3/myTrades"): my_trades,
     ("GET", "/sapi/v1/account/apiRestrictions"): api_restrictions,
     ("GET", "/sapi/v1/capital/config/getall"): all_coins,
+    ("GET", "/sapi/v1/capital/deposit/hisrec"): deposits,
+    ("GET", "/sapi/v1/capital/withdraw/history"): withdrawals,
     ("GET", "/sapi/v1/asset/tradeFee"): trade_fee,
 }

@@ -146,7 +146,7 @@ def test_i18_no_secret_in_any_sink(story: Story) -> None:
         assert story.exchange.key.encode() not in content, path
 
 
-def test_f38_money_that_nobody_explains_is_reported_and_booked_once_it_stands(story: Story) -> None:
+def test_f38_money_that_nobody_explains_is_reported_and_booked_once_it_is_explained(story: Story) -> None:
     """F38, I9: a deposit is a difference to the last digit, then a flow with an alert; an order by hand is shown and kept."""
     daemon, exchange = story.daemon, story.exchange
     daemon.stop()
@@ -170,13 +170,13 @@ def test_f38_money_that_nobody_explains_is_reported_and_booked_once_it_stands(st
     until(lambda: daemon.readiness()[0] == 200, what="trading again", why=daemon.tail)
     status = daemon.api("status")
     details = [alert["detail"] for alert in status["alerts"] if alert["code"] == "flow"]
-    assert details == ["USDT +12.34, ours: unexplained change"]
+    assert [detail.rpartition(" ")[0] for detail in details] == ["USDT +12.34, ours: deposit"]
     assert [order["client_id"] for order in status["external_orders"]] == ["web_1"]
     assert [order["client_id"] for order in daemon.api("orders")["orders"] if order["external"]] == ["web_1"]
     daemon.stop()
     done = daemon.cli("reconcile", "--json")
     assert done.returncode == 0, done.stdout
-    (change,) = json.loads(done.stdout)["unexplained_changes"]
+    (change,) = json.loads(done.stdout)["external_changes"]
     assert Decimal(change["amount"]) == Decimal("12.34")
     (kept,) = [order for order in exchange.truth()["orders"] if order["client_id"] == "web_1"]
     assert kept["status"] == "NEW"

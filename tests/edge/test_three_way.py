@@ -9,12 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
+from daemon.domain.errors import Transient
 from daemon.domain.events import Fault, Flow
 from daemon.domain.orders import Fill, OrderState
 from daemon.edge.binance_account import VenueTrade
 from daemon.edge.books import Books
+from daemon.edge.outcomes import Reply
 from daemon.edge.outsiders import legs
 from daemon.edge.ownership import shares
+from daemon.edge.transfers import matching, read_deposits, read_withdrawals
 from daemon.exchange.config import SimConfig
 from daemon.exchange.server import SimulatedExchange
 from tests.edge.venue_kit import Rig, price_of, rig, until
@@ -27,6 +30,7 @@ CONFIG = SimConfig(history_bars=120, symbols=3)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses; the rules stay."""
     monkeypatch.setattr("daemon.edge.outsiders.SHIELD_NS", 200_000_000)
+    monkeypatch.setattr("daemon.edge.outsiders.HISTORY_NS", 0)
     monkeypatch.setattr("daemon.edge.reconcile.FOLLOW_S", 0.25)
     monkeypatch.setattr("daemon.edge.reconcile.BETWEEN_S", 0.05)
 
@@ -53,6 +57,11 @@ def by_hand(live: Rig, *, side: str = "BUY", qty: str = "0.01", rest: bool = Fal
     limit = (price * factor // live.instruments["BTC/USDT"].tick) * live.instruments["BTC/USDT"].tick
     ticket = {"symbol": "BTCUSDT", "side": side, "type": "LIMIT", "quantity": qty, "price": str(limit)}
     return live.sim._control._place({**ticket, "timeInForce": "GTC", "newClientOrderId": name}, {})
+
+
+def no_history(live: Rig) -> None:
+    """Let the venue have no history of transfers."""
+    live.fault("GET /sapi/v1/capital/*", "error", status=404, times=0)
 
 
 def flows(live: Rig) -> list[Flow]:
@@ -253,6 +262,7 @@ async def test_external_orders_are_shown_and_left_alone(live: Rig) -> None:
 
 async def test_a_deposit_without_news_is_explained_by_two_agreeing_comparisons(live: Rig) -> None:
     """F38: the stream was down; a break first, then a flow and agreement, without anybody's help."""
+    no_history(live)
     live.sim.users.deposit("USDT", D("12.5"))
     live.sim.users.deposit("ETH", D(2))
     await live.venue.reconcile()
@@ -263,6 +273,40 @@ async def test_a_deposit_without_news_is_explained_by_two_agreeing_comparisons(l
     assert sorted((flow.asset, flow.amount, flow.ours, flow.detail) for flow in flows(live)) == [
         ("ETH", D(2), False, "unexplained change"), ("USDT", D("12.5"), True, "unexplained change"),
     ]  # fmt: skip
+
+
+async def test_a_deposit_and_a_withdrawal_are_explained_by_the_venues_history(live: Rig) -> None:
+    """F38: what the stream did not tell is named by the history, once; the other change of the account stays nobody's."""
+    live.sim.users.deposit("USDT", D(20))
+    await agreed_by_comparing(live)
+    live.sim.users.deposit("ETH", D(3))
+    live.sim.users.deposit("USDT", D("-7.5"))
+    await agreed_by_comparing(live)
+    details = [(flow.asset, flow.amount, flow.detail.split()[0]) for flow in flows(live)]
+
+    assert details[0] == ("USDT", D(20), "deposit")
+    assert sorted(details[1:]) == [("ETH", D(3), "deposit"), ("USDT", D("-7.5"), "withdrawal")]
+    assert len({flow.detail for flow in flows(live)}) == 3
+
+
+def test_history_counts_what_arrived_and_what_left() -> None:
+    """Pending deposits and failed withdrawals changed nothing; a fee may or may not be in the amount."""
+    came = '[{"id":"1","coin":"A","amount":"2","status":1},{"id":"2","coin":"A","amount":"3","status":0}]'
+    went = (
+        '[{"id":"3","coin":"A","amount":"4","transactionFee":"0.5","status":6},'
+        '{"id":"4","coin":"A","amount":"9","transactionFee":"0","status":5}]'
+    )
+    arrived = read_deposits(Reply(status=200, body=came))
+    left = read_withdrawals(Reply(status=200, body=went))
+
+    assert [one.detail for one in (*arrived, *left)] == ["deposit 1", "withdrawal 3"]
+    assert matching(left, D("-4.5")) == [(D("-4.5"), "withdrawal 3")]
+    assert matching(left, D(-4)) == [(D(-4), "withdrawal 3")]
+    assert matching([*arrived, *left], D("-2.5")) == [(D(2), "deposit 1"), (D("-4.5"), "withdrawal 3")]
+    assert matching(left, D(-9)) == []
+    for reply in (Reply(), Reply(status=404), Reply(status=200, body="{")):
+        with pytest.raises(Transient, match="transfers"):
+            read_deposits(reply)
 
 
 async def test_one_incomplete_answer_corrects_nothing(live: Rig) -> None:
@@ -286,6 +330,7 @@ async def test_one_incomplete_answer_corrects_nothing(live: Rig) -> None:
 
 async def test_nothing_is_corrected_while_orders_move(live: Rig) -> None:
     """The recent-activity shield: between two agreeing comparisons an order of ours moved, so they prove nothing."""
+    no_history(live)
     live.sim.users.deposit("ETH", D(2))
     for _ in range(4):
         await asyncio.sleep(0.1)
