@@ -142,7 +142,11 @@ class SqlLedger:
 
     @property
     def first_start(self) -> bool:
-        """Say whether this session began without any opening balance or other flow (known after `open`)."""
+        """Say whether this session began without opening balances, or with a part of them (known after `open`).
+
+        They are rows of their own, our quote cash last. A process that ended between them has not traded; the next one
+        books what is missing.
+        """
         return self._store.first_start
 
     def set_model(self, model_hash: str) -> None:

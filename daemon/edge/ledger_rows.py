@@ -255,6 +255,15 @@ def last_trades(connection: Connection, book: int) -> dict[str, int]:
     return newest
 
 
+def opened(connection: Connection, book: int, *, quote: str) -> bool:
+    """Say whether the opening balances of a book are whole: our own quote is there, which is written last, or a fill."""
+    flow, fill = tables.flows.c, tables.fills.c
+    own = select(flow.id).where(flow.book == book, flow.asset == quote, flow.ours).limit(1)
+    return any(
+        connection.scalar(query) is not None for query in (own, select(fill.id).where(fill.book == book).limit(1))
+    )
+
+
 def recent_fills(connection: Connection, book: int, *, limit: int) -> tuple[tuple[str, str], ...]:
     """Return (symbol, trade id) of the newest fills, oldest first."""
     column = tables.fills.c

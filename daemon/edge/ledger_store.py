@@ -197,7 +197,7 @@ class Store:
     def _restore(self, connection: Connection) -> Restored:
         books = self._books = rows.read_books(connection, self.config.quote, self._book)
         state_json = connection.scalar(select(tables.state.c.value).where(tables.state.c.key == "engine")) or ""
-        self.first_start = not books.flows
+        self.first_start = not books.flows or not rows.opened(connection, self._book, quote=self.config.quote)
         waiting = rows.unfinished(connection)
         fill_keys = rows.recent_fills(connection, self._book, limit=FILL_KEYS_MAX)
         connection.rollback()

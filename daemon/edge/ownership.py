@@ -57,19 +57,23 @@ def own_share(capital: str, cash: Decimal) -> Decimal:
     return cash * amount / 100 if share else min(amount, cash)
 
 
-def opening_flows(there: Mapping[str, Decimal], ownership: Ownership, *, ts_ns: int) -> tuple[Flow, ...]:
+def opening_flows(
+    there: Mapping[str, Decimal], ownership: Ownership, *, ts_ns: int, external: Decimal = ZERO
+) -> tuple[Flow, ...]:
     """Return the opening balances of a first start: what is ours and what is external, asset by asset.
 
-    ``there`` is what the account holds of each asset beyond what executions in the ledger account for.
+    ``there`` is what the account holds of each asset beyond what the ledger accounts for; ``external`` the quote that
+    is booked as external already, by an opening that was cut short. Our own quote comes last: it says that the opening
+    is whole (``SqlLedger.first_start``).
     """
     flows: list[Flow] = []
     for asset, amount in sorted(there.items()):
         ours = ZERO
         if asset == ownership.quote:
-            ours = own_share(ownership.capital, amount)
+            ours = own_share(ownership.capital, amount + external)
         elif ownership.adopt == "universe" and asset in ownership.bases:
             ours = amount
-        for part, mine in ((ours, True), (amount - ours, False)):
+        for part, mine in ((amount - ours, False), (ours, True)):
             if part:
                 flows.append(Flow(asset=asset, amount=part, ours=mine, detail="opening balance", ts_ns=ts_ns))
     return tuple(flows)

@@ -324,8 +324,9 @@ class Reconciler:
         else:
             raise Transient("opening balances: the account did not hold still")
         there = {asset: theirs - booked for asset, booked, theirs in found[1]}
-        known = {asset: booked for asset, booked, _ in found[1]}
-        for flow in opening_flows(there, self._ownership, ts_ns=self._clock.now_ns(), booked=known):
+        books = await self._ledger.books()
+        external = books.total.get(books.quote, ZERO) - books.cash
+        for flow in opening_flows(there, self._ownership, ts_ns=self._clock.now_ns(), external=external):
             self._emit(flow)
         self._opened = True
 

@@ -46,7 +46,7 @@ def test_opening_balances_say_whose_they_are() -> None:
     adopted = opening_flows(balances, Ownership(quote="USDT", bases=("BTC",), adopt="universe"), ts_ns=1)
 
     assert [(flow.asset, flow.amount, flow.ours) for flow in plain] == [
-        ("BTC", D(2), False), ("DOGE", D(5), False), ("USDT", D(400), True), ("USDT", D(600), False),
+        ("BTC", D(2), False), ("DOGE", D(5), False), ("USDT", D(600), False), ("USDT", D(400), True),
     ]  # fmt: skip
     assert [(flow.asset, flow.ours) for flow in adopted] == [("BTC", True), ("DOGE", False), ("USDT", True)]
 
