@@ -1,6 +1,7 @@
 """Seeded faults: which, when, how long; each counted with the states of the orders it hit (FAULTS section 4)."""
 
 import asyncio
+import contextlib
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -8,6 +9,7 @@ from decimal import Decimal
 from typing import Any, Final
 
 from daemon.domain.events import Action as Command
+from daemon.exchange.errors import ApiError
 from daemon.exchange.faults import Action, FaultRule
 from daemon.exchange.rest_account import ticket_of
 from tests.sim.disk import spoil
@@ -19,8 +21,8 @@ ORDER: Final = "POST /api/v3/order"
 CANCEL: Final = "DELETE /api/v3/order"
 QUERY: Final = "GET /api/v3/order"
 UNCERTAIN: Final = ((-1007, 504), (-1006, 400), (-1000, 400), (-1001, 400), (-1008, 503))
-GAP_S: Final = 7.0
-"""Mean time between two faults."""
+GAPS_S: Final = (2.5, 7.0, 15.0)
+"""Mean times between two faults, one per seed."""
 
 Work = Coroutine[Any, Any, None] | None
 Fault = Callable[["Chaos", random.Random], Work]
@@ -38,6 +40,7 @@ class Chaos:
         self._names: dict[int, str] = {}
         self._kept: list[FaultRule] = []  # their identity names their fault
         self._lasting: set[asyncio.Task[None]] = set()
+        self.gap_s = self.rng.choice(GAPS_S)
         self._choices = [one for one in FAULTS if not only or one[0] in only]
         faults: Any = world.exchange.faults
         self._pick = faults.pick
@@ -69,7 +72,7 @@ class Chaos:
         end = self.world.loop.now_ns + round(seconds * NS)
         weights = [weight for _, weight, _ in self._choices]
         while True:
-            wait_s = self.rng.expovariate(1 / GAP_S)
+            wait_s = self.rng.expovariate(1 / self.gap_s)
             left_s = (end - self.world.loop.now_ns) / NS
             await asyncio.sleep(min(wait_s, max(left_s, 0.0)))
             if wait_s >= left_s:
@@ -418,8 +421,35 @@ def _stranger(chaos: Chaos, rng: random.Random) -> Work:
         "quantity": str(qty),
     }
     if venue.books.balance("USDT").free > 2 * price * qty:
-        venue.desk.place(ticket_of(venue, params), external=True)
-        chaos.count("F38")
+        with contextlib.suppress(ApiError):
+            venue.desk.place(ticket_of(venue, params), external=True)
+            chaos.count("F38")
+    return None
+
+
+def _by_hand(chaos: Chaos, rng: random.Random) -> Work:
+    """Let somebody else trade, deposit or withdraw on the account (F38); shares of equity mean nothing after that."""
+    venue = chaos.world.exchange.venue
+    life = chaos.world.life
+    if life is None or not life.engine.state.reconciled_ns:
+        return None  # what is there at a first start is the opening balance
+    index = rng.randrange(len(SYMBOLS))
+    spec, last = venue.desk.specs[index], venue.market.last[index]
+    chaos.checks.sloppy_limits = True
+    if last is None or rng.random() < 0.5:
+        free = venue.books.balance("USDT").free
+        amount = Decimal(rng.choice((100, 1_000, -50)))
+        if free > 500:
+            chaos.world.exchange.users.deposit("USDT", amount)
+            chaos.count("F38 deposit")
+        return None
+    qty = (Decimal(60) / (last.price * spec.tick)).quantize(spec.lot)
+    side = "SELL" if venue.books.balance(spec.base).free > qty and rng.random() < 0.5 else "BUY"
+    if side == "SELL" or venue.books.balance("USDT").free > 200:
+        params = {"symbol": spec.name, "side": side, "type": "MARKET", "quantity": str(qty)}
+        with contextlib.suppress(ApiError):  # the symbol is halted just now
+            venue.desk.place(ticket_of(venue, params), external=True)
+            chaos.count("F38 trade")
     return None
 
 
@@ -474,6 +504,7 @@ FAULTS: Final[tuple[tuple[str, float, Fault], ...]] = (
     ("F34", 1, _omitted),
     ("F36", 1, _cancel),
     ("F38", 1, _stranger),
+    ("F38h", 0.7, _by_hand),
     ("F39", 1, _ended),
     ("F40", 1, _fees),
     ("F42", 1, _crash),

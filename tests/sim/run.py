@@ -89,6 +89,8 @@ def _simulate(world: World, scribe: Scribe, minutes: float, chaos_of: tuple[bool
         loop.run_until_complete(_run(world, checks, chaos if chaos_of[0] else None, minutes))
     except StuckError as error:
         checks.fail("I16", str(error))
+    except Exception as error:  # noqa: BLE001 - a fault of the simulation is a result too: it must not end the night
+        checks.fail("simulation", f"{type(error).__name__}: {error}")
     for at, _, line in scribe.lines:
         if line.get("event") in BUGS:
             checks.fail("I17", f"{at / NS:.3f} s: {line}"[:500])
