@@ -63,9 +63,7 @@ def klines(rows: object) -> tuple[Bar, ...] | Malformed:
 
 def test_candle_is_exact() -> None:
     """A row becomes a bar with its volume in lots."""
-    bar = Bar(
-        BTC, 1720000020 * 10**9, 1720000080 * 10**9, 10.0, 12.0, 9.0, 11.0, 1.5, 7, -1, -1, BarFlag.BACKFILLED
-    )
+    bar = Bar(BTC, 1720000020 * 10**9, 1720000080 * 10**9, 10.0, 12.0, 9.0, 11.0, 1.5, 7, -1, -1, BarFlag.BACKFILLED)
     assert klines([KLINE]) == (bar,)
     assert klines([]) == ()
 
