@@ -12,6 +12,7 @@ import msgspec
 
 from daemon.domain.events import Action, TradingState
 from tests.sim.chaos import Chaos
+from tests.sim.faults import FAULTS
 from tests.sim.invariants import Checks
 from tests.sim.loop import NS, SimClock, SimLoop, StuckError
 from tests.sim.stage import Chance, Scribe, staged
@@ -82,7 +83,7 @@ def simulate(
 
 def _simulate(world: World, scribe: Scribe, minutes: float, chaos_of: tuple[bool, tuple[str, ...]]) -> Outcome:
     checks = Checks(world)
-    chaos = Chaos(world, checks, only=chaos_of[1])
+    chaos = Chaos(world, checks, [one for one in FAULTS if not chaos_of[1] or one[0] in chaos_of[1]])
     loop = world.loop
     loop.set_exception_handler(world.trouble)
     try:

@@ -6,10 +6,9 @@ import msgspec
 import pytest
 
 from daemon.domain.orders import Approved, Fill, OrderState
-from daemon.edge import orders
 from daemon.edge.ledger_store import Store, Ticket
 from daemon.edge.orders import LiveVenue
-from daemon.edge.outcomes import Outcome
+from daemon.edge.outcomes import Outcome, judge_order
 from daemon.edge.tracker import Tracker
 from tests.sim.run import Outcome as Run
 from tests.sim.run import simulate
@@ -41,15 +40,14 @@ def test_a_resend_on_timeout_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_an_unknown_fate_called_rejected_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """I8: ExchangeError taken for a refusal; the user stream corrects it, but the exposure was free meanwhile."""
-    judge = orders.judge_order
 
     def careless(*arguments: Any, **options: Any) -> Outcome:
-        outcome = judge(*arguments, **options)
+        outcome = judge_order(*arguments, **options)
         if outcome.state is OrderState.UNKNOWN:
             return msgspec.structs.replace(outcome, state=OrderState.REJECTED)
         return outcome
 
-    monkeypatch.setattr(orders, "judge_order", careless)
+    monkeypatch.setattr("daemon.edge.orders.judge_order", careless)
 
     assert "I8" in broken(simulate(2, MINUTES, only=LOST_REPLIES))
 
