@@ -26,7 +26,7 @@ from daemon.edge.outsiders import Outsiders
 from daemon.edge.ownership import Break, Ownership, differences, opening_flows
 from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
 from daemon.edge.transfers import transfers
-from daemon.edge.venue_calls import VenueCalls
+from daemon.edge.venue_calls import PAGE, VenueCalls
 
 ZERO: Final = Decimal(0)
 SNAPSHOTS_MAX: Final = 5
@@ -231,6 +231,7 @@ class Reconciler:
         """
         if not self._searched:
             self._last = await self._ledger.last_trades()
+            self._look_back()
         traded = await self._ledger.traded_symbols()
         opened_ns = await self.outsiders.opened()
         wanted = {symbol for symbol in traded if every or symbol not in self._searched} | self._tracker.touched
@@ -247,6 +248,10 @@ class Reconciler:
                 self._tracker.touched.add(symbol)
                 raise
             self._searched.add(symbol)
+
+    def _look_back(self) -> None:
+        """Search the newest page again: a stranger's trade may lie before the last one of ours that was booked."""
+        self._last = {symbol: max(newest - PAGE, -1) for symbol, newest in self._last.items()}
 
     async def _search(self, symbol: str, first_ns: int) -> None:
         newest = self._last.get(symbol)
@@ -351,6 +356,8 @@ class Reconciler:
             if attempt:
                 await asyncio.sleep(BETWEEN_S)
                 await self._orders()
+                if breaks:
+                    self._look_back()
                 await self._trades(every=bool(breaks), also=self._markets(breaks))
             found = await self._snapshot()
             if found is None:
