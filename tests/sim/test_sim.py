@@ -46,6 +46,15 @@ def test_a_pause_asked_for_by_the_venue_holds_for_every_request() -> None:
     assert not outcome.found, "\n".join(outcome.found)
 
 
+@pytest.mark.parametrize("seed", [2, 5])
+def test_trades_by_hand_before_our_own_are_found(seed: int) -> None:
+    """F38: a stranger's trade older than our newest booked one was never searched for; the break stayed for ever."""
+    outcome = simulate(seed, 1.0, only=("F38h",))
+
+    assert outcome.fired["F38 trade"] > 0
+    assert not outcome.found, "\n".join(outcome.found)
+
+
 def test_time_jumps_to_the_next_timer() -> None:
     """An hour passes in a moment; the clocks follow."""
     loop = SimLoop()
