@@ -67,7 +67,7 @@ def opening_flows(
     is whole (``SqlLedger.first_start``).
     """
     flows: list[Flow] = []
-    for asset, amount in sorted(there.items()):
+    for asset, amount in sorted(there.items(), key=lambda one: (one[0] == ownership.quote, one[0])):
         ours = ZERO
         if asset == ownership.quote:
             ours = own_share(ownership.capital, amount + external)

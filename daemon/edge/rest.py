@@ -198,14 +198,14 @@ class Rest:
         self._report(endpoint, "error")
         return Transient(text)
 
+    def _secrets(self) -> tuple[str, str]:
+        """Return what no error may quote, "" where there is none."""
+        return self.exchange.apiKey or "", self.exchange.secret or ""
+
     def _retry_after_s(self) -> float:
         """Return how long the answer just seen asked us to wait, seconds (ccxt hides it from the exception)."""
         seconds = whole(_header(self._headers, "retry-after"))
         return min(float(seconds), BUSY_MAX_S) if seconds >= 0 else BUSY_DEFAULT_S
-
-    def _secrets(self) -> tuple[str, str]:
-        """Return what no error may quote, "" where there is none."""
-        return self.exchange.apiKey or "", self.exchange.secret or ""
 
     def _report(self, endpoint: str, outcome: str) -> None:
         """Tell whoever counts."""

@@ -360,12 +360,12 @@ class UserStream:
         if news.broken:
             self.broken += 1
             self._log.error("userstream.broken_frame", detail=news.broken)
+        if news.fill is not None or news.update is not None:
+            crash.point("userstream.read")
         if news.fill is not None:
             self._sinks.fill(news.fill)
         if news.update is not None:
             self._sinks.update(news.update)
-        if news.fill is not None or news.update is not None:
-            crash.point("userstream.read")
         if news.balances:
             self._sinks.balances(news.balances)
         if news.deposit is not None:
