@@ -7,6 +7,7 @@ blocked (SIGSTOP) in the moment of the kill; another process holds the ledger lo
 of new orders.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -204,5 +205,18 @@ def report(result: dict[str, Any]) -> None:
     print(f"orders sent later than {GRACE_MS:.0f} ms after the latch: {result['worst']['new_orders_after_10_ms']}")
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    result = run(args.rounds)
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        report(result)
+    return 0
+
+
 if __name__ == "__main__":
-    report(run(int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS))
+    raise SystemExit(main())
