@@ -241,7 +241,7 @@ class Reconciler:
                 continue  # nothing of ours, and no books yet that a stranger could change
             self._tracker.touched.discard(symbol)
             try:
-                await self._search(symbol, first_ns)
+                await self._search(symbol, first_ns, opened_ns)
             except Transient:
                 if symbol not in self._ours and symbol not in traded:
                     continue  # a guess: there may be no such market
@@ -253,14 +253,14 @@ class Reconciler:
         """Search the newest page again: a stranger's trade may lie before the last one of ours that was booked."""
         self._last = {symbol: max(newest - PAGE, -1) for symbol, newest in self._last.items()}
 
-    async def _search(self, symbol: str, first_ns: int) -> None:
+    async def _search(self, symbol: str, first_ns: int, opened_ns: int) -> None:
         newest = self._last.get(symbol)
         if newest is None:
             trades = await self._calls.trades_since(symbol, first_ns - EARLIER_NS)
         else:
             trades = await self._calls.trades_from(symbol, newest + 1)
         fresh = [trade for trade in trades if not self._tracker.passed_on(symbol, str(trade.id))]
-        open_ids = await self._sort(symbol, fresh) if fresh else []
+        open_ids = await self._sort(symbol, fresh, opened_ns // NS_PER_MS) if fresh else []
         if open_ids:
             self._tracker.touched.add(symbol)
             self._last[symbol] = open_ids[0] - 1
@@ -268,8 +268,11 @@ class Reconciler:
         elif trades:
             self._last[symbol] = trades[-1].id
 
-    async def _sort(self, symbol: str, trades: list[VenueTrade]) -> list[int]:
-        """Pass on what is ours, book what is a stranger's, and return the ids of what the venue does not name yet."""
+    async def _sort(self, symbol: str, trades: list[VenueTrade], opened_ms: int) -> list[int]:
+        """Pass on what is ours, book what is a stranger's, and return the ids of what the venue does not name yet.
+
+        What no order of these books explains and happened before they were opened is part of the opening balances.
+        """
         await self._ledger.flush(FLUSH_S)
         booked = await self._ledger.known_trades(symbol, tuple(str(trade.id) for trade in trades))
         ids = tuple({str(trade.order_id) for trade in trades})
@@ -282,6 +285,8 @@ class Reconciler:
             venue_id = str(trade.order_id)
             order = self._tracker.find_venue_id(symbol, venue_id) or self._recall(known.get(venue_id))
             whose = Whose.OURS
+            if order is None and trade.time < opened_ms:
+                continue
             if order is None:
                 order, whose = await self._name(symbol, venue_id)
             if order is not None:
