@@ -10,15 +10,12 @@ of new orders.
 import argparse
 import contextlib
 import json
-import os
 import secrets
-import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,7 +23,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-from tests.e2e.kit import SECRET, Daemon, Exchange, bare, until  # noqa: E402
+from tests.e2e.kit import SECRET, Daemon, Exchange, bare, suffering, until  # noqa: E402
 
 SYMBOLS = 56
 OPEN = 50
@@ -76,28 +73,9 @@ def open_orders(exchange: Exchange) -> list[str]:
     return [one["client_id"] for one in exchange.truth()["orders"] if one["status"] in {"NEW", "PARTIALLY_FILLED"}]
 
 
-@contextlib.contextmanager
-def trouble(case: str, daemon: Daemon) -> Iterator[None]:
-    """Let the daemon suffer while the kill is measured."""
-    assert daemon.process is not None
-    if case == "loop blocked":
-        os.kill(daemon.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(daemon.process.pid, signal.SIGCONT)
-    elif case == "ledger locked":
-        with contextlib.closing(sqlite3.connect(daemon.ledger, isolation_level=None)) as connection:
-            connection.execute("begin immediate")
-            yield
-            connection.execute("rollback")
-    else:
-        yield
-
-
 def kill_once(case: str, daemon: Daemon, exchange: Exchange) -> dict[str, Any]:
     """Kill once and say what arrived when, in ms after the latch appeared; then lift the latch."""
-    with trouble(case, daemon):
+    with suffering(case, daemon):
         before = len(open_orders(exchange))
         began_ns = time.time_ns()
         (daemon.state_dir / "KILL").touch()

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -470,3 +470,22 @@ def only_line(text: str) -> str:
 def names(requests: Iterable[Tree]) -> set[str]:
     """Return the endpoints that were asked."""
     return {f"{one['method']} {one['path']}" for one in requests}
+
+
+@contextlib.contextmanager
+def suffering(case: str, daemon: Daemon) -> Iterator[None]:
+    """Let the daemon's loop ("loop blocked") or its ledger ("ledger locked") stand still meanwhile; other cases: nothing."""
+    assert daemon.process is not None
+    if case == "loop blocked":
+        os.kill(daemon.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(daemon.process.pid, signal.SIGCONT)
+    elif case == "ledger locked":
+        with contextlib.closing(sqlite3.connect(daemon.ledger, isolation_level=None)) as connection:
+            connection.execute("begin immediate")
+            yield
+            connection.execute("rollback")
+    else:
+        yield

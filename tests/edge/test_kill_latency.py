@@ -3,10 +3,8 @@
 How fast it is, `benchmarks/kill.py` measures; here only the order of magnitude is asserted.
 """
 
-import contextlib
 import os
 import signal
-import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.kit import SECRET, Daemon, Exchange, until
+from tests.e2e.kit import SECRET, Daemon, Exchange, suffering, until
 
 OPEN = 50
 ENDED_S_MAX = 5.0
@@ -55,25 +53,6 @@ def resting(exchange: Exchange, prefix: str) -> list[Any]:
         for one in exchange.truth()["orders"]
         if one["status"] in {"NEW", "PARTIALLY_FILLED"} and one["client_id"].startswith(prefix)
     ]
-
-
-@contextlib.contextmanager
-def suffering(case: str, daemon: Daemon) -> Iterator[None]:
-    """Let the daemon's loop or its ledger stand still meanwhile."""
-    assert daemon.process is not None
-    if case == "loop blocked":
-        os.kill(daemon.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(daemon.process.pid, signal.SIGCONT)
-    elif case == "ledger locked":
-        with contextlib.closing(sqlite3.connect(daemon.ledger, isolation_level=None)) as connection:
-            connection.execute("begin immediate")
-            yield
-            connection.execute("rollback")
-    else:
-        yield
 
 
 @pytest.mark.parametrize("case", ["healthy", "loop blocked", "ledger locked"])
