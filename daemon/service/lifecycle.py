@@ -27,6 +27,7 @@ from daemon.outlets import logs
 from daemon.outlets.api import Api
 from daemon.outlets.journal import Journal
 from daemon.outlets.metrics import Metrics, MetricsListener, Snapshot
+from daemon.service import venues
 from daemon.service.desk import Desk, Facts
 from daemon.service.dispatch import Dispatcher
 from daemon.service.killwatch import KillWatch
@@ -34,7 +35,6 @@ from daemon.service.stages import Stage, stop_in
 from daemon.service.steady import SteadyClock
 from daemon.service.training import Trainer, model_rows
 from daemon.service.upkeep import Upkeep, until
-from daemon.service.venues import Surroundings, VenueParts, check_key, exchange_of, live_venue, paper_venue
 from daemon.service.wiring import account_of, engine_config, ledger_config, tokens_of, worker_config
 from daemon.settings import Settings, config_hash, read_keys, redacted
 from daemon.wire.binance import BinanceWire
@@ -80,7 +80,7 @@ class Service:
         self._trading: dict[str, Eternal] = {}
         self.upkeep: Upkeep | None = None
         self.fatal: BaseException | None = None
-        self._parts: VenueParts | None = None
+        self._parts: venues.VenueParts | None = None
         self._closers: list[Callable[[], Any]] = []
         self._watchers: list[Callable[[Effect], None]] = []
 
@@ -138,24 +138,26 @@ class Service:
         self._closers.append(self.ledger.close)
         self._hold_on(restored)
         self._make_outlets()
-        exchange = exchange_of(settings)
+        exchange = venues.exchange_of(settings)
         self._closers.append(exchange.close)
-        self.market = MarketData(
-            Rest(exchange, self.clock, on_request=self._on_request), self.clock, bar_ns=settings.bar_ns
-        )
+        quota = venues.patient(settings, self.clock)
+        rest = Rest(exchange, self.clock, on_request=self._on_request, quota=quota)
+        self.market = MarketData(rest, self.clock, bar_ns=settings.bar_ns)
         self._serve()
         config = self.engine.config
         watched = (*config.universe, *config.leaving)
         listed = await until(lambda: self.market.instruments(watched), "trading rules")
-        self.offset_ns = await until(self.market.clock_offset, "the venue's clock")
+        offset_ns = await until(self.market.clock_offset, "the venue's clock")
+        self.offset_ns = self.clock.begin(offset_ns) if isinstance(self.clock, SteadyClock) else offset_ns
+        self.market.offset_ns = self.offset_ns
         if self.keys is not None:
             keys = self.keys
-            await until(lambda: check_key(settings, keys, self.clock), "what the key may do")
+            await until(lambda: venues.check_key(settings, keys, self.clock, quota=quota), "what the key may do")
         self._make_runner(listed)
-        around = Surroundings(
+        around = venues.Surroundings(
             settings, self.emit, self.clock, self.latch, self.ledger, self.market, listed, self.metrics.order_sent
         )
-        parts = paper_venue(around) if self.keys is None else live_venue(around, self.keys, exchange)
+        parts = venues.paper_venue(around) if self.keys is None else venues.live_venue(around, self.keys, exchange)
         self._parts = parts
         self.runner.plug(
             dispatch=Dispatcher(
@@ -168,6 +170,7 @@ class Service:
                 clock=self.clock,
                 watch=self._watch,
                 stopping=lambda: self._stopping,
+                turns=parts.turns,
             ),
             on_tick=parts.on_tick,
         )
@@ -204,7 +207,7 @@ class Service:
         self.runner = Runner(self.engine, decode=self.wire.decode, recorder=self.journal, observe=self._observe)
         self._closers.append(self._close_journal)
 
-    def _start_tasks(self, listed: Listed, parts: VenueParts) -> None:
+    def _start_tasks(self, listed: Listed, parts: venues.VenueParts) -> None:
         settings = self.settings
         base = settings.exchange.ws_url.rstrip("/") or STREAM_URL
         self.feed = Feed(

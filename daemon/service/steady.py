@@ -1,7 +1,11 @@
 """A wall clock that steps of the machine's clock do not move: timers, ages and intents live on it (F47)."""
 
-from daemon.domain.market import NS_PER_MS
+import structlog
+
+from daemon.domain.market import NS_PER_MS, NS_PER_S
 from daemon.edge.clock import Clock
+
+log = structlog.get_logger("ballast")
 
 STEP_NS = 500 * NS_PER_MS
 """A difference between this clock and the machine's that is a step, not a drift."""
@@ -12,7 +16,9 @@ class SteadyClock(Clock):
 
     A wall clock set back by a day would stall every timer for a day, one set forward would close bars that have not
     been; here nothing moves. Only when the venue agrees that the time is later (a machine that was suspended) does this clock
-    go forward; it never goes back.
+    go forward; it never goes back. Once, at the start, before anything
+    has been timed by it, the venue may set it back: so it begins at the earlier of the two, and whichever of them was wrong
+    and is put right later, this clock is right or has to go forward.
     """
 
     __slots__ = ("_base_ns",)
@@ -24,6 +30,19 @@ class SteadyClock(Clock):
     def now_ns(self) -> int:
         """Return UTC in ns, never less than before."""
         return self._base_ns + self.mono_ns()
+
+    def begin(self, offset_ns: int) -> int:
+        """Take the venue's clock minus ours, measured before anything was timed by this clock; return what is left of it.
+
+        A machine whose clock is ahead now and is set right later would else leave this clock ahead until the next start.
+        """
+        if offset_ns < -STEP_NS:
+            log.warning(
+                "the machine's clock is ahead; the venue's time is used", ahead_s=round(-offset_ns / NS_PER_S, 3)
+            )
+            self._base_ns += offset_ns
+            return 0
+        return offset_ns
 
     def stepped(self) -> bool:
         """Return whether the machine's clock and this one disagree: the venue is to be asked who is right."""

@@ -132,3 +132,25 @@ def test_time_never_goes_back(machine: SteadyClock) -> None:
 
     assert machine.follow(-DAY_NS) == -DAY_NS
     assert machine.now_ns() == before
+
+
+def test_a_clock_that_is_ahead_at_the_start_begins_at_the_venue_s(machine: SteadyClock) -> None:
+    """F47: set right later, the machine's clock would else leave this one ahead for ever (simulation, seed 1047)."""
+    before = machine.now_ns()
+
+    assert machine.begin(-30 * NS_PER_S) == 0
+    assert machine.now_ns() == before - 30 * NS_PER_S
+    pass_time(wall_ns=-29 * NS_PER_S, monotonic_ns=NS_PER_S)
+    assert not machine.stepped()
+    assert machine.follow(0) == 0
+
+
+def test_a_clock_that_is_behind_at_the_start_waits_for_the_machine(machine: SteadyClock) -> None:
+    """F47: the venue alone never sets it forward; when the machine is set right, both do."""
+    before = machine.now_ns()
+
+    assert machine.begin(30 * NS_PER_S) == 30 * NS_PER_S
+    assert machine.now_ns() == before
+    pass_time(wall_ns=30 * NS_PER_S, monotonic_ns=0)
+    assert machine.follow(30 * NS_PER_S) == 0
+    assert machine.now_ns() == before + 30 * NS_PER_S
