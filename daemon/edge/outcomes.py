@@ -150,13 +150,13 @@ def judge_order(reply: Reply, *, client_id: str, error: BaseException | None = N
         What ccxt raised, for the detail only.
     """
     if reply.status == 0:
-        return _unknown("no_reply", type(error).__name__ if error else "no answer")
+        return unknown("no_reply", type(error).__name__ if error else "no answer")
     if reply.status in {418, 429}:
         return _turned_away(reply)
     if 400 <= reply.status < 500 and reply.status not in {403, 408, 409}:
         return _refused(reply)
     if reply.status != 200:
-        return _unknown(f"http_{reply.status}", _first_line(reply.body))
+        return unknown(f"http_{reply.status}", first_line(reply.body))
     return _accepted(reply, client_id)
 
 
@@ -164,12 +164,12 @@ def _accepted(reply: Reply, client_id: str) -> Outcome:
     try:
         order = _ORDER.decode(reply.body)
     except BROKEN as broken:
-        return _unknown("broken_reply", _first_line(str(broken)))
+        return unknown("broken_reply", first_line(str(broken)))
     if order.client_order_id and order.client_order_id != client_id:
-        return _unknown("other_order", f"the answer is about {redact(order.client_order_id)[:40]}")
+        return unknown("other_order", f"the answer is about {redact(order.client_order_id)[:40]}")
     state = STATES.get(order.status)
     if state is None or not is_sound(order.executed_qty) or len(str(order.order_id)) > DIGITS_MAX:
-        return _unknown("unknown_status", f"status {order.status[:40]!r}")
+        return unknown("unknown_status", f"status {order.status[:40]!r}")
     return Outcome(state=state, code="", detail=order.status, venue_id=str(order.order_id), filled=order.executed_qty)
 
 
@@ -177,8 +177,8 @@ def _refused(reply: Reply) -> Outcome:
     try:
         answer = _ERROR.decode(reply.body)
     except BROKEN:
-        return _unknown(f"http_{reply.status}", _first_line(reply.body))
-    code, detail = str(answer.code), _first_line(answer.msg)
+        return unknown(f"http_{reply.status}", first_line(reply.body))
+    code, detail = str(answer.code), first_line(answer.msg)
     if answer.code in NOT_PLACED:
         act = NOT_PLACED[answer.code]
         pause = retry_after_s(reply.headers, default=BACK_OFF_S) if act is Act.BACK_OFF else 0.0
@@ -194,10 +194,11 @@ def _refused(reply: Reply) -> Outcome:
 def _turned_away(reply: Reply) -> Outcome:
     default = BAN_S if reply.status == 418 else BACK_OFF_S
     pause = retry_after_s(reply.headers, default=default)
-    return Outcome(OrderState.DENIED, f"http_{reply.status}", _first_line(reply.body), Act.BACK_OFF, pause)
+    return Outcome(OrderState.DENIED, f"http_{reply.status}", first_line(reply.body), Act.BACK_OFF, pause)
 
 
-def _unknown(code: str, detail: str) -> Outcome:
+def unknown(code: str, detail: str) -> Outcome:
+    """Return the verdict on an answer that proves nothing: the order is looked for, never sent again."""
     return Outcome(OrderState.UNKNOWN, code, detail, Act.QUERY)
 
 
@@ -246,6 +247,7 @@ def redact(text: str, *secrets: str) -> str:
     return text
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return the first line of what a venue says, short and free of secrets."""
     lines = text.strip().splitlines()
     return redact(lines[0][:160]) if lines else ""
