@@ -199,6 +199,8 @@ class Daemon:
         self.config.write_text(toml(self.tree))
         self.env = bare() | {"BALLAST_EXCHANGE__API_KEY": exchange.key, "BALLAST_EXCHANGE__API_SECRET": SECRET}
         self.process: subprocess.Popen[bytes] | None = None
+        self.program: tuple[str, ...] = ("-m", "daemon")
+        """What the interpreter runs; the fault matrix starts a daemon with planted faults (`tests.faults.launch`)."""
         self.starts = 0
 
     # ------------------------------------------------------------------ the process
@@ -209,7 +211,7 @@ class Daemon:
         self.starts += 1
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "daemon", "run", "-c", str(self.config)],
+                [sys.executable, *self.program, "run", "-c", str(self.config)],
                 cwd=REPO, env=self.env, stdout=log, stderr=log,
             )  # fmt: skip
         return self
