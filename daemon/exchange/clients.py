@@ -14,6 +14,7 @@ from daemon.exchange.faults import Action, FaultBook, FaultRule
 __all__ = ["Connection"]
 
 _FOREVER: Final = 10**9  # seconds
+_PINGS_MAX: Final = 10_000  # pings whose answers are awaited
 
 
 def _set_field(frame: bytes, path: str, text: str) -> bytes:
@@ -35,12 +36,18 @@ class Connection:
     ----------
     sent
         Frames written so far.
+    pongs, pong_lag_s
+        Answers to our pings that carried the ping's payload, and the longest time one took, seconds.
     """
 
     def __init__(self, request: web.Request, config: SimConfig, faults: FaultBook) -> None:
         """Prepare a connection; `open` completes the handshake."""
         self.socket = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=1 << 20)
         self.sent = 0
+        self.pongs = 0
+        self.pong_lag_s = 0.0
+        self._pings: dict[bytes, float] = {}
+        self._flood = 0
         self._request = request
         self._config = config
         self._faults = faults
@@ -133,9 +140,24 @@ class Connection:
         if self._request.transport is not None:
             self._request.transport.abort()
 
-    def pong_received(self) -> None:
-        """Note that the peer lives."""
+    def pong_received(self, payload: bytes) -> None:
+        """Note that the peer lives, and how long it took to echo a ping of ours."""
         self._pong_at = self._loop.time()
+        sent = self._pings.pop(payload, None)
+        if sent is not None:
+            self.pongs += 1
+            self.pong_lag_s = max(self.pong_lag_s, self._pong_at - sent)
+
+    def flood(self, count: int) -> None:
+        """Send so many pings as fast as the peer's socket takes them (F15)."""
+        self._flood += count
+        self._wake.set()
+
+    async def _ping(self) -> None:
+        payload = f"{int(self._loop.time() * 1000)}.{len(self._pings)}.{self.pongs}".encode()
+        if len(self._pings) < _PINGS_MAX:
+            self._pings[payload] = self._loop.time()
+        await self.socket.ping(payload)
 
     async def run(self) -> None:
         """Write frames and pings until the connection ends."""
@@ -156,10 +178,13 @@ class Connection:
                     if now - self._pong_at > self._config.pong_seconds:
                         self.abort()
                         return
-                    await self.socket.ping(str(int(now * 1000)).encode())
+                    await self._ping()
                 if now - started > self._config.session_seconds:
                     self.close(1000)
                     continue
+                while self._flood > 0 and not self.frozen:
+                    self._flood -= 1
+                    await self._ping()
                 if now < self._held_until:
                     await self._pause(min(self._held_until, next_ping) - now)
                     continue

@@ -43,6 +43,7 @@ class Control:
             ("POST", "/sim/push"): self._push,
             ("POST", "/sim/disconnect"): self._disconnect,
             ("POST", "/sim/terminate"): self._terminate,
+            ("POST", "/sim/ping"): self._ping,
         }
 
     def answer(self, incoming: Incoming) -> tuple[int, bytes]:
@@ -142,12 +143,17 @@ class Control:
         return {}
 
     def _push(self, body: dict[str, Any], _params: dict[str, str]) -> Any:
+        if "hex" in body:  # bytes that are no text
+            return {"pushed": self._exchange.push(str(body.get("kind", "all")), bytes.fromhex(str(body["hex"])))}
         frame = body["frame"]
         raw = frame.encode() if isinstance(frame, str) else msgspec.json.encode(frame)
         return {"pushed": self._exchange.push(str(body.get("kind", "all")), raw)}
 
     def _disconnect(self, body: dict[str, Any], _params: dict[str, str]) -> Any:
         return {"closed": self._exchange.disconnect(str(body.get("kind", "all")), int(body.get("code", 0)))}
+
+    def _ping(self, body: dict[str, Any], _params: dict[str, str]) -> Any:
+        return {"connections": self._exchange.flood(str(body.get("kind", "all")), int(body["count"]))}
 
     def _terminate(self, _body: dict[str, Any], _params: dict[str, str]) -> Any:
         self._exchange.users.terminate()

@@ -154,6 +154,13 @@ class SimulatedExchange:
             connection.push(frame, "pushed")
         return len(chosen)
 
+    def flood(self, kind: str, count: int) -> int:
+        """Send so many pings at once to the websockets of a kind; return how many there are (F15)."""
+        chosen = self._connections(kind)
+        for connection in chosen:
+            connection.flood(count)
+        return len(chosen)
+
     def _connections(self, kind: str) -> list[Connection]:
         return [*(self.sockets.market if kind != "user" else ()), *(self.sockets.api if kind != "market" else ())]
 
@@ -170,6 +177,8 @@ class SimulatedExchange:
             "market_connections": len(self.sockets.market),
             "user_connections": len(self.sockets.api),
             "connects": len(self.sockets.connects),
+            "pongs": sum(one.pongs for one in self._connections("all")),
+            "pong_lag_s": max((one.pong_lag_s for one in self._connections("all")), default=0.0),
             "weight_1m": limiter.weight,
         }
 
