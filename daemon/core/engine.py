@@ -56,6 +56,8 @@ LAG_CLEAR_NS = 5 * NS_PER_S
 PAUSE_NS = 10 * NS_PER_S
 """Away for longer than this (a suspended machine), ledger and venue are compared before exposure may grow (F45)."""
 WOUND_UP = frozenset({Cause.FLATTEN, Cause.DRAWDOWN})
+DEAD_MAN = "deadman"
+"""The link to the venue's own dead-man switch: its loss is told, and nothing else (A3)."""
 STALE_SHARE = 5
 """More than one in this many symbols stale is a reason not to be ready."""
 
@@ -144,6 +146,8 @@ class Engine:
                 return effects if hit is None else effects + self.exits.stop(hit) + self._persist()
             case Link():
                 self.state.links[event.feed] = event.up
+                if event.feed == DEAD_MAN and not event.up:
+                    return (Alert("dead_man_down", event.detail, "", event.ts_ns),)
                 return self.markets.link(event) if event.feed == "market" else NONE
             case Listed():
                 for instrument in event.instruments:

@@ -27,9 +27,10 @@ from daemon.edge.keywatch import KeyWatch
 from daemon.edge.lane import Answer, Lane, OnRequest
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
-from daemon.edge.outcomes import Act, Outcome, error_code, judge_order
+from daemon.edge.outcomes import Act, Outcome, error_code
 from daemon.edge.ownership import Ownership
 from daemon.edge.reconcile import Reconciler
+from daemon.edge.rejects import judge
 from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
 from daemon.edge.venue_calls import VenueCalls
 
@@ -178,7 +179,7 @@ class LiveVenue:
         if answer.refused or not answer.left:
             self._denied(order, answer.refused or f"not_sent: {answer.error}")
             return
-        outcome = judge_order(answer.reply, client_id=intent.client_id)
+        outcome = judge(self.calls.send_lane.exchange.id, answer.reply, client_id=intent.client_id)
         if outcome.state is OrderState.UNKNOWN:
             self._log.warning("orders.unknown", client_id=intent.client_id, code=outcome.code, error=answer.error)
         self._book_answer(intent, answer, outcome)

@@ -10,6 +10,8 @@ from daemon.domain.market import Book, Malformed, RejectReason, Tick
 from daemon.domain.orders import Approved
 from daemon.domain.ports import Emit, Venue
 from daemon.edge.clock import Clock
+from daemon.edge.deadman import DeadMan, has_switch
+from daemon.edge.lane import Lane
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.market import MarketData
@@ -156,7 +158,23 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
         )
     )
     tasks: dict[str, Eternal] = {"orders": venue.run, "user stream": stream.run, "watchdog": watchdog.run}
+    if has_switch(markets_of):
+        tasks["dead man"] = dead_man(around, keys, markets_of, venue).run
     return VenueParts(venue, tasks, begin, observe=watchdog.observe, external=lambda: venue.reconciler.outsiders.orders)
+
+
+def dead_man(around: Surroundings, keys: ExchangeKeys, markets_of: Any, venue: LiveVenue) -> DeadMan:
+    """Return what keeps the venue's own dead-man switch wound up (A3), on a session of its own."""
+    secrets = (keys.key.get_secret_value(), keys.secret.get_secret_value())
+    exchange = exchange_of(around.settings, keys)
+    exchange.set_markets_from_exchange(markets_of)
+    return DeadMan(
+        Lane(exchange, quota=venue.quota, secrets=secrets),
+        emit=around.emit,
+        clock=around.clock,
+        others=lambda: len(venue.reconciler.outsiders.orders),
+        leave_armed=around.latch.is_set,
+    )
 
 
 class TimedPaper(PaperVenue):
