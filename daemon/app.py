@@ -16,7 +16,7 @@ from daemon.edge.rest import Rest, make_exchange
 from daemon.service.lifecycle import Service
 from daemon.service.training import TrainingFailed
 from daemon.service.training import train as train_model
-from daemon.service.venues import check_key
+from daemon.service.venues import check_key, hasty
 from daemon.service.wiring import limits
 from daemon.settings import Settings, crash_at, read_keys
 
@@ -80,7 +80,7 @@ async def _market(settings: Settings, stack: contextlib.AsyncExitStack) -> Marke
     )
     stack.push_async_callback(exchange.close)
     clock = Clock()
-    return MarketData(Rest(exchange, clock), clock, bar_ns=settings.bar_ns)
+    return MarketData(Rest(exchange, clock, quota=hasty(settings, clock)), clock, bar_ns=settings.bar_ns)
 
 
 def check(settings: Settings, online: bool) -> list[str]:

@@ -4,6 +4,7 @@ from typing import Final
 
 from daemon.domain.events import Fault
 from daemon.domain.ports import Emit
+from daemon.edge.bans import Bans
 from daemon.edge.clock import Clock
 from daemon.edge.lane import Quota
 from daemon.edge.outcomes import DEFINITE, Act, Reply, error_code
@@ -24,8 +25,8 @@ class KeyWatch(Quota):
         Gets ``Fault("key")`` when the venue refuses the key for the second time within a minute, then once a minute.
     """
 
-    def __init__(self, clock: Clock, emit: Emit) -> None:
-        super().__init__(clock)
+    def __init__(self, clock: Clock, emit: Emit, bans: Bans | None = None) -> None:
+        super().__init__(clock, bans)
         self._time = clock
         self._report = emit
         self._last_ns = 0

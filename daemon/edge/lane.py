@@ -8,6 +8,7 @@ and asks the guard of an order at the last moment: when a connection is in hand 
 import asyncio
 import functools
 import logging
+import math
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,7 +19,9 @@ import aiohttp
 import certifi
 import msgspec
 
+from daemon.domain.errors import VenueBusy
 from daemon.edge import crash
+from daemon.edge.bans import Bans
 from daemon.edge.clock import Clock
 from daemon.edge.outcomes import BACK_OFF_S, BAN_S, HIDDEN, Reply, redact, retry_after_s, whole
 
@@ -111,10 +114,16 @@ def tls_context() -> ssl.SSLContext:
 
 
 class Quota:
-    """The venue's patience, shared by all lanes: no request leaves before a ban or Retry-After has passed."""
+    """The venue's patience, shared by all lanes: no request leaves before a ban or Retry-After has passed.
 
-    def __init__(self, clock: Clock) -> None:
+    With ``bans`` a pause outlives the process, and one that another process was told of holds here too. Who has not more
+    than ``patience_s`` (a command that somebody waits for) is told at once.
+    """
+
+    def __init__(self, clock: Clock, bans: Bans | None = None, *, patience_s: float = math.inf) -> None:
         self._clock = clock
+        self._bans = bans
+        self._patience_s = patience_s
         self._until_ns = 0
         self.weight_used = 0
         self.refusals = 0
@@ -122,7 +131,8 @@ class Quota:
     @property
     def wait_s(self) -> float:
         """Return how many seconds are left of the pause the venue asked for."""
-        return max(self._until_ns - self._clock.mono_ns(), 0) / 1e9
+        own_s = max(self._until_ns - self._clock.mono_ns(), 0) / 1e9
+        return own_s if self._bans is None else max(own_s, self._bans.left_s())
 
     def see(self, reply: Reply) -> None:
         """Read an answer's status and headers."""
@@ -137,10 +147,15 @@ class Quota:
     def pause(self, seconds: float) -> None:
         """Let nothing leave for so long; a longer pause in force stays."""
         self._until_ns = max(self._until_ns, self._clock.mono_ns() + int(seconds * 1e9))
+        if self._bans is not None:
+            self._bans.note(seconds)
 
     async def wait(self) -> None:
-        """Wait until requests may leave again."""
-        while (left := self.wait_s) > 0:  # noqa: ASYNC110 (the pause may have been prolonged meanwhile)
+        """Wait until requests may leave again. Raises VenueBusy when that takes longer than our patience."""
+        while (left := self.wait_s) > 0:
+            if left > self._patience_s:
+                said = "the exchange has told us to send nothing"
+                raise VenueBusy(f"{said} for another {math.ceil(left)} s", retry_after_s=left)
             await asyncio.sleep(left)
 
 
@@ -214,7 +229,10 @@ class Lane:
         return Answer(reply=call.reply, left=call.left, refused=refused, error=error)
 
     async def ask(self, endpoint: str, request: Callable[[], Awaitable[object]]) -> Answer:
-        """Make one request that may wait: for the end of a ban, and again when one began while it stood in ccxt's queue."""
+        """Make one request that may wait: for the end of a ban, and again when one began while it stood in ccxt's queue.
+
+        Raises VenueBusy when the ban is longer than the quota's patience.
+        """
         while True:
             await self.quota.wait()
             answer = await self.call(endpoint, request, guard=self._quiet)

@@ -20,6 +20,7 @@ from daemon.domain.market import Instrument
 from daemon.domain.orders import TERMINAL, Approved, Fill, Intent, OrderState, OrderUpdate
 from daemon.domain.ports import Emit
 from daemon.edge import binance_account as account
+from daemon.edge.bans import Bans
 from daemon.edge.clock import Clock
 from daemon.edge.evidence import Evidence, EvidenceRules
 from daemon.edge.inflight import InFlight
@@ -50,7 +51,7 @@ class LiveConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What the live venue needs to know besides its parts.
 
     ``prefix`` begins every client id of this instance; ``secrets`` never appear in a log; ``on_request`` is told
-    (endpoint, outcome, weight used in this minute) after every request.
+    (endpoint, outcome, weight used in this minute) after every request; ``bans`` are the pauses that outlive the process.
     """
 
     prefix: str
@@ -58,6 +59,7 @@ class LiveConfig(msgspec.Struct, frozen=True, kw_only=True):
     evidence: EvidenceRules = EvidenceRules()
     secrets: tuple[str, ...] = ()
     on_request: OnRequest | None = None
+    bans: Bans | None = None
 
 
 class LiveVenue:
@@ -93,7 +95,7 @@ class LiveVenue:
         self._latch = latch
         self._log = structlog.get_logger("ballast")
         self._config = config
-        self.quota = KeyWatch(clock, emit)
+        self.quota = KeyWatch(clock, emit, config.bans)
         lanes = [
             Lane(exchange_factory(), quota=self.quota, secrets=config.secrets, on_request=config.on_request)
             for _ in range(3)

@@ -106,6 +106,8 @@ class Rest:
         Told about every request, for metrics.
     retry_base_s
         Mean delay before the first retry, seconds; it doubles with each.
+    quota
+        Its patience; one of its own without.
     """
 
     def __init__(
@@ -116,12 +118,13 @@ class Rest:
         rng: random.Random | None = None,
         on_request: OnRequest | None = None,
         retry_base_s: float = RETRY_BASE_S,
+        quota: Quota | None = None,
     ) -> None:
         self.exchange = exchange
         self.clock = clock
         self._rng = rng or random.Random()
         self._on_request = on_request
-        self._lane = Lane(exchange, quota=Quota(clock))
+        self._lane = Lane(exchange, quota=quota or Quota(clock))
         self._headers: Mapping[str, str] = {}
         self._retry_base_s = retry_base_s
 

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidHandshake, InvalidURI, WebSocketException
+from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
 
 from daemon.domain.errors import LinkDown
 from daemon.domain.events import Link
@@ -27,7 +27,8 @@ from daemon.edge import crash
 from daemon.edge.binance_account import Millis, Number
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Backoff
-from daemon.edge.outcomes import BROKEN, STATES, is_sound, redact
+from daemon.edge.lane import Quota
+from daemon.edge.outcomes import BROKEN, STATES, Reply, is_sound, redact
 
 PATH: Final = "/ws-api/v3"
 NS_PER_MS: Final = 1_000_000
@@ -90,9 +91,15 @@ class _Kind(msgspec.Struct):
     kind: str = msgspec.field(name="e", default="")
 
 
+class _Pause(msgspec.Struct, rename="camel"):
+    server_time: int = 0
+    retry_after: int = 0
+
+
 class _Failure(msgspec.Struct):
     code: int = 0
     msg: str = ""
+    data: _Pause = msgspec.field(default_factory=_Pause)
 
 
 class _Frame(msgspec.Struct):
@@ -203,6 +210,14 @@ def _report(report: _Report, symbols: Mapping[str, str], recv_ns: int) -> UserNe
     return UserNews(update=update, fill=fill)
 
 
+def _turned_away(answer: _Frame) -> Reply:
+    """Return a refusal over the stream as the answer to a request would say it."""
+    failure = answer.error or _Failure()
+    wait_s = -((failure.data.server_time - failure.data.retry_after) // 1_000)  # whole seconds, rounded up
+    headers = {"Retry-After": str(wait_s)} if failure.data.retry_after else {}
+    return Reply(status=answer.status, body=f'{{"code":{failure.code}}}', headers=headers)
+
+
 def subscription(api_key: str, api_secret: str, *, now_ms: int, number: int) -> str:
     """Return the signed request for the account's events (HMAC-SHA256 over the parameters in the order of names)."""
     params: dict[str, str | int] = {"apiKey": api_key, "recvWindow": RECV_WINDOW_MS, "timestamp": now_ms}
@@ -224,7 +239,7 @@ class Sinks:
     update: Callable[[OrderUpdate], None]
     fill: Callable[[Fill], None]
     gap: Callable[[], None]
-    catch_up: Callable[[], Awaitable[None]]
+    catch_up: Callable[[], Coroutine[object, object, None]]
     balances: Callable[[tuple[Balance, ...]], None] = lambda _balances: None
     deposit: Callable[[str, Decimal], None] = lambda _asset, _amount: None
 
@@ -246,9 +261,11 @@ class UserStream:
         Our name of each of the venue's symbols.
     offset_ns
         Returns the venue's clock minus ours, ns.
+    quota
+        The venue's patience: connections count too.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one argument per port
         self,
         base_url: str,
         *,
@@ -258,7 +275,9 @@ class UserStream:
         clock: Clock,
         symbols: Mapping[str, str],
         offset_ns: Callable[[], int] = lambda: 0,
+        quota: Quota | None = None,
     ) -> None:
+        self._quota = quota or Quota(clock)
         self._url = base_url.rstrip("/") + PATH
         self._api_key, self._api_secret = keys
         self._sinks = sinks
@@ -278,6 +297,7 @@ class UserStream:
         """Connect, subscribe, read; dial again when it ends. Returns only by cancellation."""
         backoff = Backoff(random.Random())
         while True:
+            await self._quota.wait()
             started = self._clock.mono_ns()
             backoff.dialled(started / 1e9)
             up = False
@@ -299,6 +319,8 @@ class UserStream:
                     await self._serve(socket)
                     detail = self._ending
             except (OSError, TimeoutError, LinkDown, WebSocketException, InvalidHandshake, InvalidURI) as error:
+                if isinstance(error, InvalidStatus):
+                    self._quota.see(Reply(error.response.status_code, headers=dict(error.response.headers.raw_items())))
                 detail = self._clean(f"{type(error).__name__}: {error}")
             now = self._clock.mono_ns()
             backoff.lived((now - started) / 1e9 if up else 0.0)
@@ -324,6 +346,7 @@ class UserStream:
                     continue
                 if answer.status == 200:
                     return
+                self._quota.see(_turned_away(answer))
                 why = f"{answer.error.code} {answer.error.msg}" if answer.error else f"status {answer.status}"
                 raise LinkDown(f"user stream: subscription refused: {self._clean(why)}")
 
@@ -348,11 +371,8 @@ class UserStream:
             catching.cancel()
 
         async with asyncio.TaskGroup() as group:
-            catching = group.create_task(self._missed(), name="user stream catch-up")
+            catching = group.create_task(self._sinks.catch_up(), name="user stream catch-up")
             group.create_task(read(), name="user stream reader")
-
-    async def _missed(self) -> None:
-        await self._sinks.catch_up()
 
     def _take(self, frame: bytes | str) -> bool:
         """Pass on what a frame says; true when the stream is over."""

@@ -12,11 +12,13 @@ import ssl
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
+from daemon.edge.bans import Bans
 from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
 
@@ -27,12 +29,16 @@ CANCELS_AT_ONCE: Final = 10
 BODY_BYTES_MAX: Final = 16 << 20
 BUSY_S: Final = 5.0
 """Pause after "too many requests" without Retry-After."""
+DIGITS_MAX: Final = 18
 GONE: Final = -2011
 CLOCK_WRONG: Final = -1021
 
 
 class Setup(msgspec.Struct, frozen=True):
-    """What the watchdog is told once. ``base_url`` ends in ``/api/v3``, ``state_dir`` holds the latch."""
+    """What the watchdog is told once.
+
+    ``base_url`` ends in ``/api/v3``, ``state_dir`` holds the latch, ``bans`` are the files of the pauses asked for.
+    """
 
     base_url: str
     key: str
@@ -40,6 +46,7 @@ class Setup(msgspec.Struct, frozen=True):
     prefix: str
     state_dir: str
     log_level: str = "info"
+    bans: tuple[str, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -98,6 +105,7 @@ class Door:
             import certifi  # noqa: PLC0415 - plain HTTP on loopback needs none
 
             self._tls = ssl.create_default_context(cafile=certifi.where())
+        self._bans = Bans(tuple(Path(name) for name in setup.bans), clock)
         self._local = threading.local()
         self._connections: set[http.client.HTTPConnection] = set()
         self.offset_ms = 0
@@ -174,6 +182,9 @@ class Door:
 
     def _ask(self, method: str, path: str, params: Mapping[str, str], *, signed: bool = True) -> Answer:
         """Make one request; a connection that had gone stale is replaced once."""
+        quiet_s = self._bans.left_s()
+        if quiet_s:
+            return Answer(0, b"", quiet_s, "the venue wants quiet")
         reused = getattr(self._local, "connection", None) is not None
         answer = self._once(method, path, params, signed=signed)
         if not answer.status and reused:
@@ -199,7 +210,8 @@ class Door:
         wait_s = 0.0
         if response.status in {418, 429}:
             text = response.headers.get("Retry-After", "")
-            wait_s = float(text) if text.isascii() and text.isdigit() else BUSY_S
+            wait_s = float(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX else BUSY_S
+            self._bans.note(wait_s)
         return Answer(response.status, body, wait_s, "")
 
     def _signed(self, params: Mapping[str, str]) -> str:

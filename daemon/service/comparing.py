@@ -12,12 +12,12 @@ from daemon.domain.errors import Transient, Unreachable
 from daemon.domain.events import Flow
 from daemon.edge.binance_account import VenueOrder, totals
 from daemon.edge.clock import Clock
-from daemon.edge.lane import Lane, Quota
+from daemon.edge.lane import Lane
 from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.market import MarketData
 from daemon.edge.rest import Rest
 from daemon.edge.venue_calls import VenueCalls
-from daemon.service.venues import check_key, exchange_of
+from daemon.service.venues import check_key, exchange_of, hasty
 from daemon.settings import Settings, read_keys
 
 ZERO = Decimal(0)
@@ -115,13 +115,16 @@ async def compare(settings: Settings) -> dict[str, Any]:
 async def _compare_live(settings: Settings, reader: LedgerReader) -> Comparison:
     keys = read_keys(settings)
     clock = Clock()
-    await check_key(settings, keys, clock)
+    quota = hasty(settings, clock)
+    await check_key(settings, keys, clock, quota=quota)
     secrets = (keys.key.get_secret_value(), keys.secret.get_secret_value())
     async with contextlib.AsyncExitStack() as stack:
         exchange = exchange_of(settings)
         stack.push_async_callback(exchange.close)
-        listed = await MarketData(Rest(exchange, clock), clock, bar_ns=settings.bar_ns).instruments(settings.universe)
-        lane = Lane(exchange_of(settings, keys), quota=Quota(clock), secrets=secrets)
+        listed = await MarketData(Rest(exchange, clock, quota=quota), clock, bar_ns=settings.bar_ns).instruments(
+            settings.universe
+        )
+        lane = Lane(exchange_of(settings, keys), quota=quota, secrets=secrets)
         lane.open()
         lane.exchange.set_markets_from_exchange(exchange)
         calls = VenueCalls(

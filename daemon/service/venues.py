@@ -3,15 +3,18 @@
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
+import structlog
+
 from daemon.core.planner import client_prefix
 from daemon.domain.errors import Unsafe
 from daemon.domain.events import Event, Link, Listed, Restored, Timer
 from daemon.domain.market import Book, Malformed, RejectReason, Tick
 from daemon.domain.orders import Approved
 from daemon.domain.ports import Emit, Venue
+from daemon.edge.bans import Bans, ban_files
 from daemon.edge.clock import Clock
 from daemon.edge.deadman import DeadMan, has_switch
-from daemon.edge.lane import Lane
+from daemon.edge.lane import Lane, Quota
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.market import MarketData
@@ -27,6 +30,8 @@ from daemon.settings import ExchangeKeys, Settings
 from risk.money import exact
 
 WS_API_URL = "wss://ws-api.binance.com:443"
+PATIENCE_S = 60.0
+"""How long a command waits for the end of a pause that the venue asked for; the daemon waits for ever."""
 
 Eternal = Callable[[], Awaitable[None]]
 
@@ -74,8 +79,26 @@ def exchange_of(settings: Settings, keys: ExchangeKeys | None = None) -> Any:
     )
 
 
-async def check_key(settings: Settings, keys: ExchangeKeys, clock: Clock) -> None:
-    """Ask the venue what the key may do.
+def bans_of(settings: Settings, clock: Clock) -> Bans:
+    """Return the pauses the venue has asked for, whichever process of ours it told."""
+    exchange = settings.exchange
+    venue = f"{exchange.id}-sandbox" if exchange.sandbox else exchange.id
+    files = ban_files(settings.state_path.resolve(), venue, exchange.rest_url)
+    return Bans(files, clock, tell=structlog.get_logger("ballast").warning)
+
+
+def patient(settings: Settings, clock: Clock) -> Quota:
+    """Return the patience of the daemon: it waits for as long as the venue says."""
+    return Quota(clock, bans_of(settings, clock))
+
+
+def hasty(settings: Settings, clock: Clock) -> Quota:
+    """Return the patience of a command that somebody waits for: a minute."""
+    return Quota(clock, bans_of(settings, clock), patience_s=PATIENCE_S)
+
+
+async def check_key(settings: Settings, keys: ExchangeKeys, clock: Clock, *, quota: Quota | None = None) -> None:
+    """Ask the venue what the key may do; without a ``quota`` of the caller's in no more than a minute of waiting.
 
     Raises
     ------
@@ -88,7 +111,7 @@ async def check_key(settings: Settings, keys: ExchangeKeys, clock: Clock) -> Non
     """
     exchange = exchange_of(settings, keys)
     try:
-        rest = Rest(exchange, clock)
+        rest = Rest(exchange, clock, quota=quota or hasty(settings, clock))
         may = await rest.ask("sapiGetAccountApiRestrictions", {}, _restrictions)
     finally:
         await exchange.close()
@@ -108,6 +131,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
     """Return the venue on a real exchange, and the account's own stream beside it."""
     settings = around.settings
     secret = (keys.key.get_secret_value(), keys.secret.get_secret_value())
+    bans = bans_of(settings, around.clock)
     venue = LiveVenue(
         lambda: exchange_of(settings, keys),
         emit=around.emit,
@@ -124,6 +148,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
                 adopt=settings.portfolio.adopt,
             ),
             secrets=secret,
+            bans=bans,
         ),
     )
     venue.on_sent = around.sent
@@ -142,6 +167,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
         clock=around.clock,
         symbols={one.venue_id: one.symbol for one in around.listed.instruments},
         offset_ns=lambda: around.market.offset_ns or 0,
+        quota=venue.quota,
     )
 
     async def begin(restored: Restored) -> None:
@@ -155,12 +181,19 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
             prefix=client_prefix(settings.instance),
             state_dir=str(settings.state_path.resolve()),
             log_level=settings.log.level,
+            bans=bans.names,
         )
     )
     tasks: dict[str, Eternal] = {"orders": venue.run, "user stream": stream.run, "watchdog": watchdog.run}
     if has_switch(markets_of):
         tasks["dead man"] = dead_man(around, keys, markets_of, venue).run
-    return VenueParts(venue, tasks, begin, observe=watchdog.observe, external=lambda: venue.reconciler.outsiders.orders)
+    return VenueParts(
+        venue,
+        tasks,
+        begin,
+        observe=watchdog.observe,
+        external=lambda: venue.reconciler.outsiders.orders,
+    )
 
 
 def dead_man(around: Surroundings, keys: ExchangeKeys, markets_of: Any, venue: LiveVenue) -> DeadMan:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from daemon.domain.events import Flow
 from daemon.domain.orders import Fill, OrderState, OrderUpdate
 from daemon.edge.userstream import UserNews, decode, subscription
-from tests.edge.venue_kit import Rig, rig, until
+from tests.edge.venue_kit import CLOCK, S_NS, Rig, rig, until
 
 D = Decimal
 SYMBOLS = {"BTCUSDT": "BTC/USDT"}
@@ -204,6 +204,19 @@ async def test_terminated_stream_subscribes_again(live: Rig) -> None:
     """The venue ends the subscription: a new one follows."""
     live.sim.users.terminate()
     await until(lambda: live.links() == [True, False, True], 20)
+
+
+async def test_i11_a_subscription_turned_away_waits_as_told(live: Rig) -> None:
+    """F9: the websocket API counts against the same limits: its ban holds every lane, and no one dials before its end."""
+    said = {"code": -1003, "msg": "banned", "data": {"serverTime": 1_000_000, "retryAfter": 1_001_900}}
+    text = json.dumps({"id": "2", "status": 418, "error": said, "rateLimits": []})
+    live.fault("wsapi userDataStream.subscribe.signature", "replace", text=text, times=1)
+    live.sim.users.terminate()
+    await until(lambda: live.venue.quota.wait_s > 1.5, 20)
+    banned_ns = CLOCK.mono_ns()
+    await until(lambda: live.links() == [True, False, True], 20)
+
+    assert CLOCK.mono_ns() - banned_ns > 1.4 * S_NS
 
 
 async def test_broken_frames_do_not_end_the_stream(live: Rig) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from daemon.domain.events import Booked, Denied, Event, Flow, Link, Reconciled, Recorded, Restored, Submit
 from daemon.domain.market import Instrument
 from daemon.domain.orders import Approved, Cause, Fill, Intent, OrderUpdate, Side, Tif
+from daemon.edge.bans import Bans, ban_files
 from daemon.edge.clock import Clock
 from daemon.edge.evidence import EvidenceRules
 from daemon.edge.lane import tls_context
@@ -218,6 +219,7 @@ async def rig(
             evidence=rules or EvidenceRules(misses=3, over_s=0.8, first_wait_s=0.1, last_wait_s=0.4),
             secrets=(KEY, SECRET),
             on_request=on_request,
+            bans=Bans(ban_files(tmp_path, "binance", base), CLOCK),
         ),
     )
     one = Rig(sim=sim, ledger=ledger, venue=venue, latch=latch, instruments=instruments, restored=restored)
@@ -239,6 +241,7 @@ async def rig(
             emit=one.take,
             clock=CLOCK,
             symbols={rule.venue_id: rule.symbol for rule in instruments.values()},
+            quota=venue.quota,
         )
         jobs.append(one.stream.run)
     tasks = [asyncio.ensure_future(job()) for job in jobs]
