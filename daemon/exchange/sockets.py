@@ -111,7 +111,7 @@ class Sockets:
                 elif message.type is WSMsgType.PING:
                     await connection.socket.pong(message.data)
                 elif message.type is WSMsgType.PONG:
-                    connection.pong_received(message.data)
+                    connection.pong_received(bytes(message.data))  # a bytearray, as aiohttp hands it over
                 elif message.type is WSMsgType.TEXT:
                     handle(message.data)
         finally:
