@@ -6,6 +6,7 @@ It holds no state and reaches nothing: everything comes through a ``Reader``, co
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol, cast
 
@@ -15,7 +16,9 @@ from fastapi.responses import Response
 
 from daemon.domain.events import Action
 from daemon.outlets import logs
+from daemon.outlets.apidocs import POLICY, page
 from daemon.outlets.listener import App, Guard, Listener, Tokens, write_private
+from daemon.outlets.rates import Rates
 from daemon.outlets.times import jsonable
 from daemon.settings_values import is_loopback, split_listen
 
@@ -109,7 +112,10 @@ def make_app(reader: Reader, submit: Submit, *, latch: Path) -> FastAPI:
     latch
         The kill latch, made before a kill is submitted.
     """
-    app = FastAPI(title="Ballast", docs_url="/api/docs", redoc_url=None, openapi_url="/api/openapi.json")
+    app = FastAPI(
+        title="Ballast", version=version("ballast"), docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
+    )
+    _add_docs(app)
     _add_health(app, reader)
     _add_reads(app, reader)
     _add_tables(app, reader)
@@ -121,6 +127,17 @@ def make_app(reader: Reader, submit: Submit, *, latch: Path) -> FastAPI:
         return _json({"detail": f"internal error: {type(error).__name__}; the log has it"}, 500)
 
     return app
+
+
+def _add_docs(app: FastAPI) -> None:
+    made: list[str] = []
+
+    @app.get("/api/docs", include_in_schema=False)
+    async def docs() -> Response:
+        """Return this interface's documentation, readable without any other host."""
+        if not made:
+            made.append(page(app.openapi()))
+        return Response(made[0], media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": POLICY})
 
 
 def _add_health(app: FastAPI, reader: Reader) -> None:
@@ -240,10 +257,19 @@ def _latch(path: Path) -> None:
 class Api(Listener):
     """The guarded API on its listener; writes ``<state_dir>/api.address`` so that the command line finds port 0."""
 
-    def __init__(self, listen: str, reader: Reader, submit: Submit, *, tokens: Tokens, state_path: Path) -> None:
+    def __init__(
+        self,
+        listen: str,
+        reader: Reader,
+        submit: Submit,
+        *,
+        tokens: Tokens,
+        state_path: Path,
+        rates: Rates | None = None,
+    ) -> None:
         loopback = is_loopback(split_listen(listen)[0])
         app = make_app(reader, submit, latch=state_path / LATCH_FILE)
-        super().__init__("api.listen", listen, Guard(cast("App", app), tokens, loopback=loopback))
+        super().__init__("api.listen", listen, Guard(cast("App", app), tokens, loopback=loopback, rates=rates))
         self._address_file = state_path / ADDRESS_FILE
 
     def bind(self) -> None:

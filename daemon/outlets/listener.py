@@ -1,7 +1,7 @@
 """One small HTTP listener inside the daemon's loop: binding, tokens, and the guard in front of every application.
 
 The guard is plain ASGI: host check (a web page must not reach a loopback service by DNS rebinding), bearer tokens by
-scope compared in constant time, and a bound on the request's body.
+scope compared in constant time, a rate for each client (F67), and a bound on the request's body.
 """
 
 import asyncio
@@ -13,12 +13,13 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, Generator, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import uvicorn
 
 from daemon.domain.errors import ConfigError
 from daemon.outlets import logs
+from daemon.outlets.rates import Rates
 from daemon.settings_values import is_loopback, split_listen
 
 BODY_BYTES_MAX: Final = 64 * 1024
@@ -115,54 +116,78 @@ def needed_scope(method: str, path: str) -> str:
     return "kill" if path.rstrip("/").endswith("/kill") else "control"
 
 
+class _Refusal(NamedTuple):
+    """Why a request is not let through; ``retry_s`` > 0 says when it may come again."""
+
+    status: int
+    detail: str
+    retry_s: int = 0
+
+
 class Guard:
     """Lets a request through to the application, or answers it.
 
     ``open_reads``: reads need no token (loopback and none configured). ``loopback``: only this machine's own names are
-    accepted as Host.
+    accepted as Host. ``rates`` bounds how often a client may ask: 429 with Retry-After beyond it.
     """
 
-    def __init__(self, app: App, tokens: Tokens, *, loopback: bool) -> None:
+    def __init__(self, app: App, tokens: Tokens, *, loopback: bool, rates: Rates | None = None) -> None:
         self._app = app
         self._tokens = tokens
         self._loopback = loopback
         self._open_reads = loopback and not tokens.read_configured
+        self._rates = rates if rates is not None else Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge one ASGI connection."""
         if scope["type"] != "http":
             return
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope["method"], scope["path"], headers)
+        client = str(scope["client"][0]) if scope.get("client") else ""
+        refusal = self._refusal(scope["method"], scope["path"], headers, client)
         if refusal is None and not scope["query_string"].isascii():
-            refusal = 400, "the query is not ASCII; percent-encode it"
+            refusal = _Refusal(400, "the query is not ASCII; percent-encode it")
         if refusal is not None:
-            await _answer(send, *refusal)
+            await _answer(send, refusal)
             return
         body = await _read_body(receive)
         if body is None:
-            await _answer(send, 413, f"body larger than {BODY_BYTES_MAX} bytes")
+            await _answer(send, _Refusal(413, f"body larger than {BODY_BYTES_MAX} bytes"))
             return
         await self._app(scope, _replay(body, receive), send)
 
-    def _refusal(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str] | None:
+    def _refusal(self, method: str, path: str, headers: Mapping[str, str], client: str) -> _Refusal | None:
         if self._loopback and not is_loopback(_host_of(headers.get("host", ""))):
-            return 421, "unknown Host; call this service by a name of this machine such as 127.0.0.1"
-        length = headers.get("content-length", "0")
-        if not (length.isascii() and length.isdigit()):
-            return 400, "Content-Length is no number"
-        if len(length) > DIGITS_MAX or int(length) > BODY_BYTES_MAX:
-            return 413, f"body larger than {BODY_BYTES_MAX} bytes"
+            return _Refusal(421, "unknown Host; call this service by a name of this machine such as 127.0.0.1")
         scope = needed_scope(method, path)
-        if path in OPEN_PATHS or (scope == "read" and self._open_reads):
-            return None
+        refusal = None if self._is_open(scope, path) else self._stranger(scope, headers)
+        kind = "stranger" if refusal is not None else scope
+        wait_s = self._rates.wait_s(client, kind, asyncio.get_running_loop().time())
+        if wait_s:
+            return _Refusal(429, f"too many requests; try again in {wait_s} s", wait_s)
+        return refusal or _too_long(headers)
+
+    def _is_open(self, scope: str, path: str) -> bool:
+        return path in OPEN_PATHS or (scope == "read" and self._open_reads)
+
+    def _stranger(self, scope: str, headers: Mapping[str, str]) -> _Refusal | None:
+        """Return why a client may not do what it asks for, None when its token opens the scope."""
         kind, _, token = headers.get("authorization", "").partition(" ")
         token = token.strip() if kind.lower() == "bearer" else ""
         if self._tokens.allows(scope, token):
             return None
         if token and self._tokens.known(token):
-            return 403, f"this token does not open the scope {scope}"
-        return 401, f"a bearer token of scope {scope} is needed"
+            return _Refusal(403, f"this token does not open the scope {scope}")
+        return _Refusal(401, f"a bearer token of scope {scope} is needed")
+
+
+def _too_long(headers: Mapping[str, str]) -> _Refusal | None:
+    length = headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()):
+        return _Refusal(400, "Content-Length is no number")
+    if len(length) > DIGITS_MAX or int(length) > BODY_BYTES_MAX:
+        return _Refusal(413, f"body larger than {BODY_BYTES_MAX} bytes")
+    return None
 
 
 def _host_of(header: str) -> str:
@@ -196,12 +221,14 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-async def _answer(send: Send, status: int, detail: str) -> None:
+async def _answer(send: Send, refusal: _Refusal) -> None:
     headers = [(b"content-type", b"application/json")]
-    if status == 401:
+    if refusal.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"detail": detail}).encode()})
+    if refusal.retry_s:
+        headers.append((b"retry-after", str(refusal.retry_s).encode()))
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": refusal.detail}).encode()})
 
 
 class _Uvicorn(uvicorn.Server):

@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import html
 import stat
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from daemon.domain.errors import ConfigError
 from daemon.domain.events import Action
 from daemon.outlets.api import Api, Reason
 from daemon.outlets.listener import BODY_BYTES_MAX, Listener, Tokens, make_tokens
+from daemon.outlets.rates import RATES, Rate, Rates
 
 READ, CONTROL, KILL = "r" * 43, "c" * 43, "k" * 43
 READS = ("status", "positions", "orders", "fills", "decisions", "equity", "risk", "config", "forecasts", "models")
@@ -98,7 +100,7 @@ class Daemon:
 
 
 @contextlib.asynccontextmanager
-async def serving(listener: Listener) -> AsyncIterator[None]:
+async def serving(listener: Listener) -> AsyncGenerator[None]:
     """Serve while the block runs."""
     listener.bind()
     task = asyncio.get_running_loop().create_task(listener.serve())
@@ -112,12 +114,12 @@ async def serving(listener: Listener) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def running(
-    state_path: Path, *, read_configured: bool = False, listen: str = "127.0.0.1:0"
-) -> AsyncIterator[tuple[httpx.AsyncClient, Daemon]]:
+    state_path: Path, *, read_configured: bool = False, listen: str = "127.0.0.1:0", rates: Rates | None = None
+) -> AsyncGenerator[tuple[httpx.AsyncClient, Daemon]]:
     """A served API and a client of it without a token."""
     daemon = Daemon(state_path)
     tokens = Tokens({"read": READ, "control": CONTROL, "kill": KILL}, read_configured=read_configured)
-    api = Api(listen, daemon.reader, daemon.submit, tokens=tokens, state_path=state_path)
+    api = Api(listen, daemon.reader, daemon.submit, tokens=tokens, state_path=state_path, rates=rates)
     async with serving(api), httpx.AsyncClient(base_url=f"http://127.0.0.1:{api.port}", trust_env=False) as client:
         yield client, daemon
 
@@ -219,7 +221,7 @@ async def test_foreign_hosts_are_refused(tmp_path: Path) -> None:
 async def test_large_bodies_are_refused(tmp_path: Path) -> None:
     """By their announced length, and by their real one when none is announced."""
 
-    async def chunks() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncGenerator[bytes]:
         for _ in range(BODY_BYTES_MAX // 1024 + 2):
             yield b"x" * 1024
 
@@ -313,3 +315,62 @@ async def test_signals_are_left_alone(tmp_path: Path) -> None:
         during = (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
     assert during == before
+
+
+def slow() -> Rates:
+    """Buckets of the usual size that do not fill again while a test runs."""
+    return Rates({kind: Rate(1e-3, rate.burst) for kind, rate in RATES.items()})
+
+
+async def test_too_many_requests_are_told_when_to_come_again(tmp_path: Path) -> None:
+    """F67: a client that floods gets 429 with Retry-After, and what it asks in vain does nothing."""
+    async with running(tmp_path, rates=slow()) as (client, daemon):
+        flood = [await client.post("/api/v1/pause", headers=bearer(CONTROL)) for _ in range(60)]
+        refused = [answer for answer in flood if answer.status_code == 429]
+        reads = await client.get("/api/v1/status")
+
+    assert [answer.status_code for answer in flood] == [202] * 20 + [429] * 40
+    assert len(daemon.commands) == len(flood) - len(refused)
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    assert "try again in" in refused[0].json()["detail"]
+    assert reads.status_code == 200
+
+
+async def test_a_flood_does_not_keep_a_kill_out(tmp_path: Path) -> None:
+    """F67, A1: guessing tokens, commands and reads beyond their rates leave the kill its own."""
+    async with running(tmp_path, rates=slow()) as (client, daemon):
+        guesses = [await client.post("/api/v1/kill", headers=bearer("x" * 43)) for _ in range(60)]
+        for _ in range(60):
+            await client.post("/api/v1/resume", headers=bearer(CONTROL))
+        reads = await asyncio.gather(*(client.get("/api/v1/status") for _ in range(300)))
+        kill = await client.post("/api/v1/kill", headers=bearer(KILL))
+
+    assert {answer.status_code for answer in guesses} == {401, 429}
+    assert 429 in {answer.status_code for answer in reads}
+    assert kill.status_code == 202
+    assert daemon.commands[-1] == (Action.KILL, "api")
+
+
+async def test_the_documentation_needs_no_other_host(tmp_path: Path) -> None:
+    """`/api/docs` works offline: no script, no address but our own, every path with its scope."""
+    async with running(tmp_path) as (client, _):
+        answer = await client.get("/api/docs")
+        schema = (await client.get("/api/openapi.json")).json()
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    assert "<script" not in answer.text
+    assert "//" not in answer.text.replace("<!doctype html>", "")
+    assert all(html.escape(path) in answer.text for path in schema["paths"])
+    assert "scope kill" in answer.text
+    assert "from 1, to 1000, default 100" in answer.text
+
+
+async def test_the_documentation_is_guarded_like_everything_else(tmp_path: Path) -> None:
+    """DESIGN A5: where reads need a token, the documentation does too."""
+    async with running(tmp_path, read_configured=True) as (client, _):
+        closed = await client.get("/api/docs")
+        opened = await client.get("/api/docs", headers=bearer(READ))
+
+    assert (closed.status_code, opened.status_code) == (401, 200)
