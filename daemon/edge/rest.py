@@ -23,6 +23,12 @@ BUSY_DEFAULT_S = 5.0
 """Pause after "too many requests" without Retry-After."""
 BUSY_MAX_S = 300.0
 
+KEY_REMEDY = (
+    "check that key and secret belong together and to this exchange (or its sandbox), that the key has not expired, "
+    "and that this machine's address is on its list"
+)
+"""What to do about a key that the venue refuses, whatever its reason."""
+
 T = TypeVar("T")
 OnRequest = Callable[[str, str, int], None]
 """Told (endpoint, outcome, request weight used in this minute, -1 unknown) after every request."""
@@ -197,7 +203,7 @@ class Rest:
             return VenueBusy(text, retry_after_s=wait_s)
         if isinstance(error, ccxt.AuthenticationError):
             self._report(endpoint, "refused")
-            raise ConfigError(f"exchange.api_key: refused: {text}") from error
+            raise ConfigError(f"exchange.api_key: refused: {text}; {KEY_REMEDY}") from error
         self._report(endpoint, "error")
         return Transient(text)
 

@@ -65,7 +65,7 @@ def test_a_rejected_secret_is_78(market: Exchange, make_daemon: MakeDaemon) -> N
     """A signature that does not verify ends the start."""
     daemon = make_daemon(market, **SMALL)
     daemon.env["BALLAST_EXCHANGE__API_SECRET"] = "wrong" + SECRET
-    refused(daemon, 78, "exchange.api_key: refused", "Signature")
+    refused(daemon, 78, "exchange.api_key: refused", "Signature", "check that key and secret belong together")
 
 
 def test_p17_live_without_confirmation_is_77(market: Exchange, make_daemon: MakeDaemon) -> None:
