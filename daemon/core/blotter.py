@@ -25,7 +25,8 @@ RANK = {
 An order that the venue shows alive outranks every verdict that it never existed (F7, F33): exposure is reserved again.
 """
 
-UNRESOLVED = frozenset({OrderState.SENDING, OrderState.UNKNOWN, OrderState.RESOLVING})
+UNCERTAIN = frozenset({OrderState.UNKNOWN, OrderState.RESOLVING})
+UNRESOLVED = UNCERTAIN | {OrderState.SENDING}
 LATE_EVIDENCE = UNRESOLVED | {OrderState.NEVER_PLACED, OrderState.DENIED, OrderState.REJECTED}
 """States that an execution disproves: the venue has the order after all (F7)."""
 
@@ -84,6 +85,10 @@ class Blotter:
             intent=intent, state=OrderState.SENDING, venue_id="", stated=ZERO, booked=ZERO, since_ns=approved.ts_ns
         )
 
+    def withdraw(self, client_id: str) -> None:
+        """Forget an order that was reserved for and will not even become durable."""
+        self.live.pop(client_id, None)
+
     def find(self, client_id: str) -> Working | None:
         """Return the order, live or done, or None when it is not ours."""
         return self.live.get(client_id) or self.done.get(client_id)
@@ -134,6 +139,11 @@ class Blotter:
         """Return the live orders of one symbol, oldest first."""
         return [order for order in self.live.values() if order.intent.symbol == symbol]
 
+    @property
+    def uncertain(self) -> frozenset[str]:
+        """Return the symbols of which an order's fate is unknown."""
+        return frozenset(order.intent.symbol for order in self.live.values() if order.state in UNCERTAIN)
+
     def reserved(self, side: Side) -> dict[str, Decimal]:
         """Return what live orders may still take, by symbol: quote notional of buys, base quantity of sells."""
         totals: dict[str, Decimal] = {}
@@ -148,4 +158,4 @@ class Blotter:
     @property
     def unresolved(self) -> int:
         """Return how many orders' fate is unknown."""
-        return sum(order.state in {OrderState.UNKNOWN, OrderState.RESOLVING} for order in self.live.values())
+        return sum(order.state in UNCERTAIN for order in self.live.values())

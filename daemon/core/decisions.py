@@ -1,13 +1,16 @@
 """From a closed column to a decision and back: ask the worker, refuse what is late, plan, gate, submit."""
 
+from decimal import Decimal
+
 from daemon.core import submit as door
 from daemon.core.causes import REPEATED, STARTING
 from daemon.core.columns import Columns
 from daemon.core.config import EngineConfig
 from daemon.core.pack import pack
-from daemon.core.planner import PlanRequest, decision_id, plan
+from daemon.core.pieces import PIECE, Work, quietly
+from daemon.core.planner import PlanRequest, decision_id, pieces
 from daemon.core.state import State
-from daemon.domain.events import Cancel, Decide, Decided, Effect, Seed, Step, TradingState
+from daemon.domain.events import Cancel, Continue, Decide, Decided, Effect, Seed, Step, TradingState
 from daemon.domain.market import Bar
 from daemon.domain.orders import Tif
 from daemon.domain.signal import NoDecision, NoReason, Targets
@@ -27,6 +30,7 @@ class Decisions:
         self._columns = columns
         self._pending: list[Bar] = []
         self._asked: Decide | None = None
+        self._work: Work | None = None
         self._barrier_ns = 0
         self._turn = 0
         self._begun = False
@@ -36,6 +40,40 @@ class Decisions:
         self.last: Step | None = None
         self.last_close_ns = 0
         self.decided_ns = 0
+
+    # ------------------------------------------------------------------ in pieces
+
+    @property
+    def working(self) -> bool:
+        """Say whether a piece of work waits for ``proceed``."""
+        return self._work is not None
+
+    def proceed(self) -> tuple[Effect, ...]:
+        """Do the next piece of what was begun."""
+        work, self._work = self._work, None
+        if work is None:
+            return NONE
+        try:
+            effects = next(work)
+        except StopIteration:
+            return NONE
+        self._work = work  # not before: what raises is over
+        return (*effects, Continue())
+
+    def _begin(self, work: Work) -> tuple[Effect, ...]:
+        """Begin work: in pieces with many symbols, at once with few; what was begun before is ended first."""
+        before = self._all(self._work) if self._work is not None else NONE
+        if len(self._state.symbols) <= PIECE:
+            return before + self._all(work)
+        self._work = work
+        return before + self.proceed()
+
+    def _all(self, work: Work) -> tuple[Effect, ...]:
+        self._work = None
+        effects: tuple[Effect, ...] = NONE
+        for some in work:
+            effects += some
+        return effects
 
     # ------------------------------------------------------------------ worker
 
@@ -91,7 +129,12 @@ class Decisions:
             effects = self._seed() if self.up else NONE
         if not due:
             return effects
-        return effects + self._ask(close_ns)
+        return effects + self._begin(self._ask_later(close_ns))
+
+    def _ask_later(self, close_ns: int) -> Work:
+        """Ask in a piece of its own, behind the closing of the column."""
+        yield NONE
+        yield self._ask(close_ns)
 
     def _ask(self, close_ns: int) -> tuple[Effect, ...]:
         state, config = self._state, self._config
@@ -117,7 +160,7 @@ class Decisions:
             symbols=state.symbols,
             bars=tuple(self._pending),
             weights=state.weights(equity),
-            frozen=tuple(self._frozen(symbol, close_ns) for symbol in state.symbols),
+            frozen=self._frozen(close_ns),
             caps=tuple(
                 0.0 if state.stops.cooling(symbol, now_ns) else config.limits.max_weight for symbol in state.symbols
             ),
@@ -131,10 +174,16 @@ class Decisions:
         self._asked = ask
         return (*cancels, ask)
 
-    def _frozen(self, symbol: str, close_ns: int) -> bool:
-        """Return whether a weight may not grow: also when the decision could not wait for the symbol's own bar."""
-        market = self._state.markets[symbol]
-        return self._state.is_frozen(market) or market.bar is None or market.bar.close_ns < close_ns
+    def _frozen(self, close_ns: int) -> tuple[bool, ...]:
+        """Return whose weight may not grow: also those whose own bar the decision could not wait for."""
+        state = self._state
+        uncertain = state.blotter.uncertain
+        frozen: list[bool] = []
+        for symbol in state.symbols:
+            market = state.markets[symbol]
+            late = market.bar is None or market.bar.close_ns < close_ns
+            frozen.append(late or state.is_frozen(market, uncertain))
+        return tuple(frozen)
 
     def _obstacle(self) -> NoDecision | None:
         state = self._state
@@ -175,71 +224,70 @@ class Decisions:
         obstacle = self._obstacle()
         if obstacle is not None:
             return (self._step(asked.close_ns, obstacle.reason, obstacle.detail),)
-        return self._submit(asked, event.result)
+        return self._begin(self._submit(asked, event.result))
 
-    def _submit(self, asked: Decide, targets: Targets) -> tuple[Effect, ...]:
+    def _submit(self, asked: Decide, targets: Targets) -> Work:
         state = self._state
         equity = state.equity()
         if equity is None:
-            return (self._step(asked.close_ns, NoReason.NOT_READY, "equity is unknown"),)
-        decision = decision_id("bar", asked.close_ns, state.epoch)
-        view = state.gate_view(equity)
-        made = plan(
-            PlanRequest(
-                decision=decision,
-                instance=self._config.instance,
-                account=self._config.account,
-                mode=self._config.mode,
-                now_ns=state.now_ns,
-                targets=dict(zip(targets.symbols, targets.weights, strict=True)),
-                positions=view.positions,
-                sellable=view.sellable,
-                equity=equity,
-                cash_free=view.cash_free,
-                quotes={symbol: door.quote(state, symbol) for symbol in state.markets},
-                instruments={symbol: market.instrument for symbol, market in view.markets.items()},
-                limits=self._config.limits,
-                max_intents=state.gate.capacity(state.now_ns),
-                reserved_buys=view.reserved_buys,
-                blocked=self._blocked(),
-                frozen=frozenset(
-                    symbol
-                    for symbol, market in view.markets.items()
-                    if market.frozen or view.state is not TradingState.ACTIVE
-                ).union(symbol for symbol, held in zip(asked.symbols, asked.frozen, strict=True) if held),
-                closing=frozenset(
-                    symbol
-                    for symbol in view.positions
-                    if symbol not in state.symbols or state.stops.cooling(symbol, state.now_ns)
-                ),
-                benefits=benefits(targets, asked.weights),
-                band_weight=self._config.min_weight_step,
-            )
-        )
-        verdicts = door.judge(state, made.intents)
+            yield (self._step(asked.close_ns, NoReason.NOT_READY, "equity is unknown"),)
+            return
+        request = self._request(asked, targets, equity)
+        yield NONE
+        made = yield from quietly(pieces(request, PIECE))
+        verdicts = yield from quietly(door.judge_pieces(state, made.intents, PIECE))
         sent, stopped = len(verdicts.approved), len(verdicts.refused)
-        step = self._step(
-            asked.close_ns,
-            "submitted" if sent else "refused" if stopped else "no_change",
-            verdicts.refused[0].detail if stopped else "",
-            targets=targets,
-            approved=sent,
-            refused=stopped,
+        if made.intents:
+            record: dict[str, object] = {
+                "seq": asked.seq,
+                "close_ns": asked.close_ns,
+                "symbols": targets.symbols,
+                "targets": targets.weights,
+                "weights": asked.weights,
+                "forecast": targets.forecast,
+                "status": targets.status,
+                "rung": targets.rung,
+                "binding": targets.binding,
+            }
+            yield (door.submit(request.decision, made, verdicts, record),)
+        outcome = "submitted" if sent else "refused" if stopped else "no_change"
+        detail = verdicts.refused[0].detail if stopped else ""
+        yield (self._step(asked.close_ns, outcome, detail, targets=targets, approved=sent, refused=stopped),)
+
+    def _request(self, asked: Decide, targets: Targets, equity: Decimal) -> PlanRequest:
+        """Return everything the plan depends on, as it is now."""
+        state = self._state
+        view = state.gate_view(equity)
+        return PlanRequest(
+            decision=decision_id("bar", asked.close_ns, state.epoch),
+            instance=self._config.instance,
+            account=self._config.account,
+            mode=self._config.mode,
+            now_ns=state.now_ns,
+            targets=dict(zip(targets.symbols, targets.weights, strict=True)),
+            positions=view.positions,
+            sellable=view.sellable,
+            equity=equity,
+            cash_free=view.cash_free,
+            quotes={symbol: door.quote(state, symbol) for symbol in state.markets},
+            instruments={symbol: market.instrument for symbol, market in view.markets.items()},
+            limits=self._config.limits,
+            max_intents=state.gate.capacity(state.now_ns),
+            reserved_buys=view.reserved_buys,
+            blocked=self._blocked(),
+            frozen=frozenset(
+                symbol
+                for symbol, market in view.markets.items()
+                if market.frozen or view.state is not TradingState.ACTIVE
+            ).union(symbol for symbol, held in zip(asked.symbols, asked.frozen, strict=True) if held),
+            closing=frozenset(
+                symbol
+                for symbol in view.positions
+                if symbol not in state.symbols or state.stops.cooling(symbol, state.now_ns)
+            ),
+            benefits=benefits(targets, asked.weights),
+            band_weight=self._config.min_weight_step,
         )
-        if not made.intents:
-            return (step,)
-        record: dict[str, object] = {
-            "seq": asked.seq,
-            "close_ns": asked.close_ns,
-            "symbols": targets.symbols,
-            "targets": targets.weights,
-            "weights": asked.weights,
-            "forecast": targets.forecast,
-            "status": targets.status,
-            "rung": targets.rung,
-            "binding": targets.binding,
-        }
-        return (door.submit(decision, made, verdicts, record), step)
 
     def _blocked(self) -> dict[str, str]:
         """Return the symbols that must not be planned now, with the reason."""

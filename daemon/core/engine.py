@@ -34,6 +34,7 @@ from daemon.domain.events import (
     Link,
     Listed,
     Persist,
+    Proceed,
     Reconciled,
     Repair,
     Restored,
@@ -169,6 +170,8 @@ class Engine:
                 return self.orders.fill(event)
             case Decided():
                 return self.decisions.decided(event)
+            case Proceed():
+                return self.decisions.proceed()
             case Denied():
                 return self.orders.denied(event)
             case Command():

@@ -18,10 +18,13 @@ second opinion, not the way sizes are found. Rules, in the order they are applie
 """
 
 import math
+import sys
+from collections.abc import Generator
 from decimal import Decimal
 
 import msgspec
 
+from daemon.core.pieces import finish
 from daemon.core.plans import (
     LEGS_MAX,
     Deferred,
@@ -50,6 +53,7 @@ __all__ = [
     "client_prefix",
     "decision_id",
     "exit_plan",
+    "pieces",
     "plan",
 ]
 
@@ -80,7 +84,12 @@ class _Wish(msgspec.Struct):
 
 def plan(request: PlanRequest) -> Plan:
     """Turn targets into intents; pure, the same request gives the same plan."""
-    return _Planner(request).run()
+    return finish(pieces(request, sys.maxsize))
+
+
+def pieces(request: PlanRequest, most: int) -> Generator[None, None, Plan]:
+    """Do what ``plan`` does, at most so many symbols or orders (>= 1) at a time; the pieces change nothing in the plan."""
+    return _Planner(request).run(most)
 
 
 def exit_plan(request: ExitRequest) -> Plan:
@@ -125,14 +134,27 @@ class _Planner:
         self._dust: list[str] = []
         self._slice = request.equity * exact(request.limits.max_order_notional) if is_amount(request.equity) else ZERO
 
-    def run(self) -> Plan:
+    def run(self, most: int) -> Generator[None, None, Plan]:
         request = self._r
         symbols = sorted(set(request.targets) | set(request.closing))
         if not is_amount(request.equity) or request.equity == ZERO or not request.cash_free.is_finite():
             return Plan(deferred=tuple(Deferred(symbol, "equity unknown", 0.0) for symbol in symbols))
-        wishes = [wish for symbol in symbols if (wish := self._wish(symbol)) is not None]
-        intents = self._emit(self._ration(wishes))
-        return Plan(intents=intents, deferred=tuple(self._deferred), errors=self._errors, dust=tuple(self._dust))
+        wishes: list[_Wish] = []
+        for number, symbol in enumerate(symbols, start=1):
+            wish = self._wish(symbol)
+            if wish is not None:
+                wishes.append(wish)
+            if number % most == 0:
+                yield
+        kept = self._ration(wishes)
+        if len(kept) > most:
+            yield
+        intents: list[Intent] = []
+        for number, (wish, qty) in enumerate(self._legs(kept)):
+            intents.append(_intent(request, wish, qty, request.first_leg + number))
+            if number % most == most - 1:
+                yield
+        return Plan(intents=tuple(intents), deferred=tuple(self._deferred), errors=self._errors, dust=tuple(self._dust))
 
     def _wish(self, symbol: str) -> _Wish | None:
         """Return the difference of one symbol as an order on the grid, or None with the reason noted."""
@@ -309,8 +331,8 @@ class _Planner:
             room.cash -= wish.qty * wish.limit * with_fee
         return fits
 
-    def _emit(self, wishes: list[_Wish]) -> tuple[Intent, ...]:
-        """Give numbers to the legs of the best wishes, as many as the rate allows; sells leave first."""
+    def _legs(self, wishes: list[_Wish]) -> list[tuple[_Wish, Decimal]]:
+        """Cut the best wishes into legs, as many as the rate allows; sells leave first."""
         request, limits = self._r, self._r.limits
         cut: list[tuple[_Wish, Decimal]] = []
         for wish in wishes:
@@ -329,7 +351,7 @@ class _Planner:
                 reason = "slice" if now else "rate"
                 self._defer(wish.symbol, reason, weight_of(signed * wish.reference, request.equity))
         cut.sort(key=lambda item: item[0].side is Side.BUY)  # stable: keeps the order within each side
-        return tuple(_intent(request, wish, qty, request.first_leg + number) for number, (wish, qty) in enumerate(cut))
+        return cut
 
 
 def _intent(request: PlanRequest | ExitRequest, wish: _Wish, qty: Decimal, leg: int) -> Intent:

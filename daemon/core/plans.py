@@ -1,6 +1,7 @@
 """What the planner is asked and what it answers, by value; and the ids that plans give to orders."""
 
 import base64
+import functools
 import hashlib
 from decimal import Decimal
 
@@ -112,10 +113,12 @@ def client_id(instance: str, account: str, mode: str, *, decision: str, leg: int
     return client_prefix(instance) + _hash32("\x1f".join((account, mode, decision, str(leg))), 21)
 
 
+@functools.lru_cache(maxsize=64)
 def client_prefix(instance: str) -> str:
     """Return what all client order ids of an instance begin with: an unknown order that has it is a second writer's."""
     return "b" + _hash32(instance, 4)
 
 
 def _hash32(text: str, length: int) -> str:
-    return base64.b32encode(hashlib.sha256(text.encode()).digest())[:length].decode().lower()
+    enough = -(-length * 5 // 40) * 5  # bytes in whole groups of five: base32 of the rest would be thrown away
+    return base64.b32encode(hashlib.sha256(text.encode()).digest()[:enough])[:length].decode().lower()

@@ -92,9 +92,12 @@ class State:
         """Return current weights (n_assets,), fractions of equity, at reference prices."""
         if equity <= ZERO:
             return (0.0,) * len(self.symbols)
-        return tuple(
-            float(self.account.position(symbol) * exact(self.price(symbol)) / equity) for symbol in self.symbols
-        )
+        weights: list[float] = []
+        for symbol in self.symbols:
+            qty = self.account.positions.get(symbol)
+            value = self._value(symbol, qty) if qty is not None else None
+            weights.append(float(value / equity) if value is not None else 0.0)
+        return tuple(weights)
 
     # ------------------------------------------------------------- trust
 
@@ -106,15 +109,15 @@ class State:
             and self.now_ns - market.newest_ns <= self.config.limits.max_age_ms * NS_PER_MS
         )
 
-    def is_frozen(self, market: Market) -> bool:
-        """Return whether a symbol's weight may not grow (DESIGN, "Decision rules")."""
+    def is_frozen(self, market: Market, uncertain: frozenset[str]) -> bool:
+        """Return whether a symbol's weight may not grow (DESIGN, "Decision rules"); ``uncertain`` is the blotter's."""
         instrument = market.instrument
         return (
             market.frozen
             or instrument is None
             or not instrument.trading
             or not self.fresh(market)
-            or any(order.state in {"unknown", "resolving"} for order in self.blotter.working(market.symbol))
+            or market.symbol in uncertain
         )
 
     @property
@@ -130,6 +133,7 @@ class State:
         sells = self.blotter.reserved(Side.SELL)
         fee = 1 + self.config.fee_rate
         live = self.blotter.live.values()
+        uncertain = self.blotter.uncertain
         counts: dict[str, int] = {}
         for order in live:
             counts[order.intent.symbol] = counts.get(order.intent.symbol, 0) + 1
@@ -145,7 +149,7 @@ class State:
             reserved_buys=buys,
             reserved_sells=sells,
             markets={
-                symbol: self._market_view(market, market.instrument)
+                symbol: self._market_view(market, market.instrument, uncertain)
                 for symbol, market in self.markets.items()
                 if market.instrument is not None
             },
@@ -155,7 +159,7 @@ class State:
             user_link_up=self.links["user"],
         )
 
-    def _market_view(self, market: Market, instrument: Instrument) -> MarketView:
+    def _market_view(self, market: Market, instrument: Instrument, uncertain: frozenset[str]) -> MarketView:
         book = market.book
         return MarketView(
             symbol=market.symbol,
@@ -165,7 +169,7 @@ class State:
             last=market.last,
             frame_ns=market.frame_ns if market.phase == "live" and market.gap_ns == 0 else 0,
             confirmed_ns=market.confirmed_ns if market.phase == "live" and market.gap_ns == 0 else 0,
-            frozen=self.is_frozen(market),
+            frozen=self.is_frozen(market, uncertain),
             ref_ns=market.priced_ns,
         )
 

@@ -32,9 +32,6 @@ class Action(StrEnum):
     KILL = "kill"
 
 
-# ---------------------------------------------------------------- inbound
-
-
 class Timer(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The passing of time: our wall clock, and the venue's clock as we estimate it. Sent every 50 ms."""
 
@@ -168,6 +165,12 @@ class Decided(msgspec.Struct, frozen=True, tag=True):
     raw_skill: float = 0.0
 
 
+class Proceed(msgspec.Struct, frozen=True, tag=True):
+    """Answer to ``Continue``: what came meanwhile has been heard."""
+
+    ts_ns: int
+
+
 class WorkerUp(msgspec.Struct, frozen=True, tag=True):
     """A worker is ready to be seeded; ``model`` is the hash it serves, "" when there is none."""
 
@@ -218,11 +221,8 @@ class Killed(msgspec.Struct, frozen=True, tag=True):
 
 Event = (
     Tick | Book | Malformed | Timer | Link | Listed | Restored | History | Repair | Candle | Candles | Confirmed | Reconciled
-    | Flow | Decided | WorkerUp | WorkerDown | Command | Denied | Killed | Fault | OrderUpdate | Fill
+    | Flow | Decided | Proceed | WorkerUp | WorkerDown | Command | Denied | Killed | Fault | OrderUpdate | Fill
 )  # fmt: skip
-
-
-# ---------------------------------------------------------------- outbound
 
 
 class Decide(msgspec.Struct, frozen=True, tag=True):
@@ -244,6 +244,10 @@ class Decide(msgspec.Struct, frozen=True, tag=True):
     cash_weight: float
     turnover_left: float
     deadline_ns: int
+
+
+class Continue(msgspec.Struct, frozen=True, tag=True):
+    """Ask for a ``Proceed`` once what has arrived is processed: work on many symbols is done in pieces."""
 
 
 class Seed(msgspec.Struct, frozen=True, tag=True):
@@ -390,6 +394,6 @@ class Step(msgspec.Struct, frozen=True, tag=True):
 
 
 Effect = (
-    Decide | Seed | Submit | Cancel | CancelAll | Resolve | FetchTrades | FetchBar | Backfill | ConfirmQuiet | Booked | Recorded
-    | Persist | Alert | StateChanged | BarClosed | Step
+    Decide | Continue | Seed | Submit | Cancel | CancelAll | Resolve | FetchTrades | FetchBar | Backfill | ConfirmQuiet
+    | Booked | Recorded | Persist | Alert | StateChanged | BarClosed | Step
 )  # fmt: skip

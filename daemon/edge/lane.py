@@ -2,7 +2,7 @@
 
 ccxt signs after its rate limiter's queue, maps answers to exceptions that prove nothing, and keeps the last reply per
 instance, where concurrent requests overwrite each other. So a lane takes each request's own reply from ccxt's hook,
-and asks the guard of an order at the last moment: when a connection is in hand and the next thing is the first byte.
+and asks the guard of an order at the last moment: connected, signed, queued, and nothing else may run before the first byte.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from daemon.edge import crash
 from daemon.edge.bans import Bans
 from daemon.edge.clock import Clock
 from daemon.edge.outcomes import BACK_OFF_S, BAN_S, HIDDEN, Reply, redact, retry_after_s, whole
+from daemon.edge.turns import Turns
 
 CONNECTIONS_MAX: Final = 100
 """Connections of one lane; an order beyond them waits, and its age is checked when it gets one."""
@@ -59,52 +60,78 @@ class NotSentError(Exception):
 class _Call:
     """One request on its way."""
 
-    __slots__ = ("boundary", "guard", "left", "reply")
+    __slots__ = ("boundary", "guard", "left", "over", "reply", "turns")
 
-    def __init__(self, endpoint: str, guard: Guard | None) -> None:
+    def __init__(self, endpoint: str, guard: Guard | None, turns: Turns | None) -> None:
         self.boundary = endpoint if endpoint in BOUNDARIES else ""
         self.guard = guard
         self.left = False
+        self.over = False
         self.reply = Reply()
+        self.turns = turns
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("ballast_call", default=None)
 
 
-class _GuardedConnector(aiohttp.TCPConnector):
-    """Asks the request's guard once a connection is in hand."""
+class _GuardedRequest(aiohttp.ClientRequest):
+    """Asks the request's guard immediately before its first byte is written.
 
-    async def connect(self, req: Any, traces: Any, timeout: aiohttp.ClientTimeout) -> Any:
-        connection = await super().connect(req, traces, timeout)
-        call = _CALL.get()
-        if call is not None:
-            reason = call.guard() if call.guard is not None else ""
-            if reason:
-                connection.release()
-                raise NotSentError(reason)
-            call.left = True
-            if call.boundary:
-                crash.point(f"{call.boundary}.before")
-        return connection
-
-
-class _WatchedRequest(aiohttp.ClientRequest):
-    """Passes a crash point once the last byte of a request is with the kernel; used by tests that kill there only."""
+    A request with a body is written by a task of its own, which may have to wait for the loop: so the question is asked
+    there, and nothing is awaited between the answer and the byte.
+    """
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        if self.body:
+            return await super().send(conn)
+        reason = _stopped()
+        if reason:
+            conn.release()
+            raise NotSentError(reason)
         response = await super().send(conn)
-        if not self.body:
-            self._written()
+        _written()
         return response
 
-    async def write_bytes(self, *arguments: Any, **options: Any) -> None:
-        await super().write_bytes(*arguments, **options)
-        self._written()
+    async def write_bytes(self, writer: Any, conn: Any, content_length: int | None = None) -> None:
+        reason = _stopped() if self.body else ""
+        if reason:
+            conn.protocol.set_exception(NotSentError(reason))  # whoever waits for the answer gets this instead
+            return
+        await super().write_bytes(writer, conn, content_length)
+        _written()
 
-    def _written(self) -> None:
+
+def _stopped() -> str:
+    """Return why the request under way must not leave; "" when it does, now."""
+    call = _CALL.get()
+    if call is None:
+        return ""
+    if call.over:
+        return "given up"
+    reason = call.guard() if call.guard is not None else ""
+    if not reason:
+        call.left = True
+        if call.boundary:
+            crash.point(f"{call.boundary}.before")
+    return reason
+
+
+def _written() -> None:
+    """Pass a crash point once the last byte of a request is with the kernel; used by tests that kill there only."""
+    call = _CALL.get()
+    if call is not None and call.boundary:
+        crash.point(f"{call.boundary}.sent")
+
+
+class _PatientResponse(aiohttp.ClientResponse):
+    """Lets the answer to an order wait until the orders behind it have left."""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        await super().start(connection)
         call = _CALL.get()
-        if call is not None and call.boundary:
-            crash.point(f"{call.boundary}.sent")
+        if call is not None and call.turns is not None:
+            await call.turns.turn()
+        return self
 
 
 @functools.cache
@@ -181,6 +208,8 @@ class Lane:
         self.quota = quota
         self._secrets = secrets
         self._on_request = on_request
+        self.turns: Turns | None = None
+        """Where answers to orders wait for their turn; None: they do not."""
         exchange.logger.setLevel(logging.INFO)  # its debug lines print the API key
         exchange.on_rest_response = self._on_response
         exchange.verbose = False
@@ -196,20 +225,21 @@ class Lane:
         """Make the session; to be called inside the running loop."""
         if self.exchange.session is None:
             context = tls_context()
-            connector = _GuardedConnector(
+            connector = aiohttp.TCPConnector(
                 ssl=context, limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_S, family=socket.AF_UNSPEC
             )
             self.exchange.ssl_context = context
             self.exchange.tcp_connector = connector
-            kind = _WatchedRequest if crash.armed() else aiohttp.ClientRequest
-            self.exchange.session = aiohttp.ClientSession(connector=connector, request_class=kind)
+            self.exchange.session = aiohttp.ClientSession(
+                connector=connector, request_class=_GuardedRequest, response_class=_PatientResponse
+            )
             self.exchange.open()
 
     async def call(
         self, endpoint: str, request: Callable[[], Awaitable[object]], *, guard: Guard | None = None
     ) -> Answer:
         """Make one request and return what arrived; raises nothing but cancellation."""
-        call = _Call(endpoint, guard)
+        call = _Call(endpoint, guard, self.turns if endpoint == "order.place" else None)
         token = _CALL.set(call)
         error = ""
         refused = ""
@@ -220,6 +250,7 @@ class Lane:
         except Exception as failure:  # noqa: BLE001 (ccxt raises bare ones too; the reply decides, not the class)
             error = redact(f"{type(failure).__name__}: {failure}".splitlines()[0][:300], *self._secrets)
         finally:
+            call.over = True  # what was not written by now never will be
             _CALL.reset(token)
         if call.boundary and call.left:
             crash.point(f"{call.boundary}.answered")

@@ -29,6 +29,7 @@ from daemon.edge.clock import Clock
 from daemon.edge.feed import Backoff
 from daemon.edge.lane import Quota
 from daemon.edge.outcomes import BROKEN, STATES, Reply, is_sound, redact
+from daemon.edge.turns import Turns
 
 PATH: Final = "/ws-api/v3"
 NS_PER_MS: Final = 1_000_000
@@ -261,6 +262,8 @@ class UserStream:
         Our name of each of the venue's symbols.
     offset_ns
         Returns the venue's clock minus ours, ns.
+    turns
+        Where each frame waits for its turn.
     quota
         The venue's patience: connections count too.
     """
@@ -275,9 +278,11 @@ class UserStream:
         clock: Clock,
         symbols: Mapping[str, str],
         offset_ns: Callable[[], int] = lambda: 0,
+        turns: Turns | None = None,
         quota: Quota | None = None,
     ) -> None:
         self._quota = quota or Quota(clock)
+        self._turns = turns or Turns()
         self._url = base_url.rstrip("/") + PATH
         self._api_key, self._api_secret = keys
         self._sinks = sinks
@@ -362,6 +367,7 @@ class UserStream:
             try:
                 async with asyncio.timeout(LIFE_S):
                     async for frame in socket:
+                        await self._turns.turn()
                         if self._take(frame):
                             break
             except TimeoutError:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -17,6 +18,7 @@ from daemon.domain.events import (
     Cancel,
     CancelAll,
     ConfirmQuiet,
+    Continue,
     Decide,
     Denied,
     Effect,
@@ -24,6 +26,7 @@ from daemon.domain.events import (
     FetchBar,
     FetchTrades,
     Persist,
+    Proceed,
     Recorded,
     Repair,
     Resolve,
@@ -38,17 +41,19 @@ from daemon.domain.ports import Emit, Ledger, Venue
 from daemon.edge.clock import Clock
 from daemon.edge.market import MarketData
 from daemon.edge.supervisor import JOBS_MAX, Supervisor
+from daemon.edge.turns import Turns
 from daemon.edge.worker import Worker
 
 log = structlog.get_logger("ballast")
 
 RETRY_S_MAX = 15.0
-ORDERS_PER_TURN = 4
-"""Orders started between two turns of the loop, 0.2 ms of signing each: few, so that trades are heard, but not one by
-one, or the answers to the first, which cost more than a send, would come between all the others."""
+ORDERS_PER_TURN = 2
+"""Orders started between two turns of the loop, 0.2 ms of signing each: few, so that trades are heard in between."""
 HELD_ROWS_MAX = 2_000
 """Rows that wait while orders leave; beyond it they are written at once."""
 REPAIR_PAUSE_S = 0.5
+SWITCH_S = 0.0005
+"""How long a thread of ours may keep the interpreter while the loop wants it."""
 ZERO = Decimal(0)
 
 
@@ -67,8 +72,14 @@ class Dispatcher:
         clock: Clock,
         watch: Callable[[Effect], None],
         stopping: Callable[[], bool],
+        turns: Turns | None = None,
     ) -> None:
-        """Plug the ports in; ``watch`` sees every effect for metrics and API, ``stopping`` says when nothing may leave."""
+        """Plug the ports in.
+
+        ``watch`` sees every effect for metrics and API, ``stopping`` says when nothing may leave, at ``turns`` answers wait
+        while orders leave.
+        """
+        self._turns = turns or Turns()
         self._ledger = ledger
         self._venue = venue
         self._market = market
@@ -102,6 +113,8 @@ class Dispatcher:
                 pass
             case Decide():
                 self._worker.decide(effect)
+            case Continue():
+                self._jobs.job("proceed", self._proceed())
             case Submit():
                 self._begin(effect)
             case Booked() | Recorded() | Persist():
@@ -128,9 +141,17 @@ class Dispatcher:
                 log.info("trading_state", state=effect.state.value, causes=effect.causes)
                 if effect.state is TradingState.ACTIVE and not self._settled:
                     self._settled = True
-                    settle_heap()
+                    settle_process()
             case Step():
                 log.info("decision", **summary(effect))
+
+    async def _proceed(self) -> None:
+        """Give the engine its next piece of work in the next turn of the loop."""
+        try:
+            self._emit(Proceed(self._clock.now_ns()))
+        except Exception as error:
+            log.exception("a decision failed")
+            self._emit(Fault("dispatch", f"Proceed: {error}", self._clock.now_ns()))
 
     def _begin(self, submit: Submit) -> None:
         if self._jobs.jobs >= JOBS_MAX:
@@ -160,6 +181,7 @@ class Dispatcher:
             self._deny(submit, "the ledger could not make it durable in time")
             return
         self._leaving += 1
+        self._turns.hold()
         try:
             for number, approved in enumerate(submit.approved, start=1):
                 if self._jobs.jobs >= JOBS_MAX:
@@ -171,6 +193,7 @@ class Dispatcher:
                     await asyncio.sleep(0)
             await asyncio.sleep(0)  # the last ones are under way
         finally:
+            self._turns.release()
             self._leaving -= 1
             if not self._leaving:
                 self._release()
@@ -264,14 +287,16 @@ def pause_s(attempt: int) -> float:
     return min(RETRY_S_MAX, 0.25 * 2.0 ** min(attempt, 10))
 
 
-def settle_heap() -> None:
-    """Keep the garbage collector off what lives as long as the daemon.
+def settle_process() -> None:
+    """Keep the garbage collector off what lives as long as the daemon, and our own threads off the loop.
 
     ccxt's tables and our modules are some 300,000 objects: walking them stops the loop for 100 to 300 ms, in the middle of
-    trading. Frozen before the first decision they are never walked again.
+    trading. Frozen before the first decision they are never walked again. A thread that computes (the ledger writes rows)
+    keeps the interpreter for 5 ms by default while the loop waits for it.
     """
     gc.collect()
     gc.freeze()
+    sys.setswitchinterval(SWITCH_S)
 
 
 def summary(step: Step) -> dict[str, object]:

@@ -23,6 +23,7 @@ from daemon.edge.outsiders import External
 from daemon.edge.ownership import Ownership
 from daemon.edge.paper import PaperConfig, PaperVenue
 from daemon.edge.rest import Rest, make_exchange
+from daemon.edge.turns import Turns
 from daemon.edge.userstream import Sinks, UserStream
 from daemon.edge.watchdog import Watchdog
 from daemon.edge.watchdog_venue import Setup
@@ -41,7 +42,7 @@ class VenueParts(NamedTuple):
 
     ``tasks`` are eternal tasks by name; ``on_tick`` and ``observe`` see the market the venue lives on (paper), the latter
     also the time and the latch (the watchdog, live); ``begin`` is awaited once the engine has been restored; ``external``
-    returns the open orders on the account that are not ours.
+    returns the open orders on the account that are not ours; at ``turns`` the answers wait while orders leave.
     """
 
     venue: Venue
@@ -50,6 +51,7 @@ class VenueParts(NamedTuple):
     on_tick: Callable[[Tick], None] | None = None
     observe: Callable[[Event], None] | None = None
     external: Callable[[], list[External]] = list
+    turns: Turns | None = None
 
 
 class Surroundings(NamedTuple):
@@ -167,6 +169,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
         clock=around.clock,
         symbols={one.venue_id: one.symbol for one in around.listed.instruments},
         offset_ns=lambda: around.market.offset_ns or 0,
+        turns=venue.turns,
         quota=venue.quota,
     )
 
@@ -193,6 +196,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
         begin,
         observe=watchdog.observe,
         external=lambda: venue.reconciler.outsiders.orders,
+        turns=venue.turns,
     )
 
 

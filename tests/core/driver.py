@@ -7,6 +7,7 @@ from typing import TypeVar
 from daemon.core.config import EngineConfig
 from daemon.core.engine import Engine
 from daemon.domain.events import (
+    Continue,
     Decide,
     Decided,
     Effect,
@@ -15,6 +16,7 @@ from daemon.domain.events import (
     History,
     Link,
     Listed,
+    Proceed,
     Reconciled,
     Restored,
     Submit,
@@ -92,7 +94,12 @@ class Driver:
         out: tuple[Effect, ...] = ()
         for event in events:
             self.events.append(event)
-            out += self.engine.process(event)
+            asked = self.engine.process(event)
+            while any(isinstance(one, Continue) for one in asked):
+                out += tuple(one for one in asked if not isinstance(one, Continue))
+                self.events.append(Proceed(self.now_ns))
+                asked = self.engine.process(self.events[-1])
+            out += asked
         self.effects.extend(out)
         return out
 
