@@ -33,7 +33,6 @@ from daemon.edge.ownership import Ownership
 from daemon.edge.reconcile import Reconciler
 from daemon.edge.rejects import judge
 from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
-from daemon.edge.turns import Turns
 from daemon.edge.venue_calls import VenueCalls
 
 CANCEL_ATTEMPTS: Final = 4
@@ -106,10 +105,9 @@ class LiveVenue:
         cancels = self.calls.cancel_lane.exchange
         cancels.enableRateLimit = False
         cancels.timeout = min(cancels.timeout, CANCEL_TIMEOUT_MS)
-        self.turns = self.calls.send_lane.turns = Turns()
         self.tracker = Tracker(emit)
         self.on_sent: Callable[[str, int], None] = _nobody
-        """Told client id and time (ns UTC) when an order is about to leave, its connection in hand."""
+        """Told client id and time (ns UTC) immediately before an order's first byte is written."""
         self._stream_since_ns = 0
         self._closed = False
         self._chores: asyncio.Queue[Tracked] = asyncio.Queue(CHORES_MAX)
