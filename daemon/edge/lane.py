@@ -24,6 +24,7 @@ from daemon.edge import crash
 from daemon.edge.bans import Bans
 from daemon.edge.clock import Clock
 from daemon.edge.outcomes import BACK_OFF_S, BAN_S, HIDDEN, Reply, redact, retry_after_s, whole
+from daemon.edge.turns import Turns
 
 CONNECTIONS_MAX: Final = 100
 """Connections of one lane; an order beyond them waits, and its age is checked when it gets one."""
@@ -59,14 +60,15 @@ class NotSentError(Exception):
 class _Call:
     """One request on its way."""
 
-    __slots__ = ("boundary", "guard", "left", "over", "reply")
+    __slots__ = ("boundary", "guard", "left", "over", "reply", "turns")
 
-    def __init__(self, endpoint: str, guard: Guard | None) -> None:
+    def __init__(self, endpoint: str, guard: Guard | None, turns: Turns | None) -> None:
         self.boundary = endpoint if endpoint in BOUNDARIES else ""
         self.guard = guard
         self.left = False
         self.over = False
         self.reply = Reply()
+        self.turns = turns
 
 
 _CALL: ContextVar[_Call | None] = ContextVar("ballast_call", default=None)
@@ -119,6 +121,17 @@ def _written() -> None:
     call = _CALL.get()
     if call is not None and call.boundary:
         crash.point(f"{call.boundary}.sent")
+
+
+class _PatientResponse(aiohttp.ClientResponse):
+    """Lets the answer to an order wait until the orders behind it have left."""
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        await super().start(connection)
+        call = _CALL.get()
+        if call is not None and call.turns is not None:
+            await call.turns.turn()
+        return self
 
 
 @functools.cache
@@ -195,6 +208,8 @@ class Lane:
         self.quota = quota
         self._secrets = secrets
         self._on_request = on_request
+        self.turns: Turns | None = None
+        """Where answers to orders wait for their turn; None: they do not."""
         exchange.logger.setLevel(logging.INFO)  # its debug lines print the API key
         exchange.on_rest_response = self._on_response
         exchange.verbose = False
@@ -215,14 +230,16 @@ class Lane:
             )
             self.exchange.ssl_context = context
             self.exchange.tcp_connector = connector
-            self.exchange.session = aiohttp.ClientSession(connector=connector, request_class=_GuardedRequest)
+            self.exchange.session = aiohttp.ClientSession(
+                connector=connector, request_class=_GuardedRequest, response_class=_PatientResponse
+            )
             self.exchange.open()
 
     async def call(
         self, endpoint: str, request: Callable[[], Awaitable[object]], *, guard: Guard | None = None
     ) -> Answer:
         """Make one request and return what arrived; raises nothing but cancellation."""
-        call = _Call(endpoint, guard)
+        call = _Call(endpoint, guard, self.turns if endpoint == "order.place" else None)
         token = _CALL.set(call)
         error = ""
         refused = ""

@@ -33,6 +33,7 @@ from daemon.edge.ownership import Ownership
 from daemon.edge.reconcile import Reconciler
 from daemon.edge.rejects import judge
 from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
+from daemon.edge.turns import Turns
 from daemon.edge.venue_calls import VenueCalls
 
 CANCEL_ATTEMPTS: Final = 4
@@ -105,6 +106,7 @@ class LiveVenue:
         cancels = self.calls.cancel_lane.exchange
         cancels.enableRateLimit = False
         cancels.timeout = min(cancels.timeout, CANCEL_TIMEOUT_MS)
+        self.turns = self.calls.send_lane.turns = Turns()
         self.tracker = Tracker(emit)
         self.on_sent: Callable[[str, int], None] = _nobody
         """Told client id and time (ns UTC) immediately before an order's first byte is written."""
