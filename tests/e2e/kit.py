@@ -217,6 +217,11 @@ class Daemon:
         return self
 
     @property
+    def flag(self) -> Path:
+        """The file that switches planted faults on while it exists (`tests.faults.planted`)."""
+        return self.folder / "flag"
+
+    @property
     def log_file(self) -> Path:
         """Where this start logs to."""
         return self.folder / f"run{self.starts}.log"

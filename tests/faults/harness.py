@@ -28,12 +28,14 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from http.client import HTTPException
@@ -232,6 +234,8 @@ class Trial:
         """Whether a traceback in the log is expected."""
         self.strangers: set[str] = set()
         """Client ids with our prefix that the row itself placed behind the daemon's back."""
+        self.gentle = False
+        """End by `pause` instead of the kill switch; for rows in which nothing rests."""
         self.finished = False
         self.recover_s: float | None = None
         self._mutants = mutants
@@ -273,6 +277,7 @@ class Trial:
         """Configure a daemon: ewma, one-second bars, eight symbols, orders in every bar. Not started."""
         changes["feed"] = {"backfill_bars": 60} | changes.get("feed", {})
         one = Daemon(self.exchange, self.folder / name, base=base, **changes)
+        one.env["FAULT_FLAG"] = str(one.flag)
         patches = [*self._mutants, *self._patches]
         if patches:
             one.program = ("-m", "tests.faults.launch", ",".join(patches))
@@ -290,9 +295,21 @@ class Trial:
         """Open the exchange (unless it is), start a daemon and wait until its first orders have arrived."""
         if self._exchange is None:
             self.open(*options)
-        one = self.make(base=base, **changes).start().wait_ready()
+        one = self.make(base=base, **changes).start()
+        self.ready()
         self.orders(2)
         return one
+
+    def ready(self, timeout_s: float = 60.0) -> None:
+        """Wait until the daemon trades; one that halts for a fault of its own will not."""
+
+        def trades() -> bool:
+            process = self.daemon.process
+            assert process is None or process.poll() is None, f"it ended by itself: {self.tail()}"
+            assert "fault" not in self.status()["causes"], f"a fault halts it at its start: {self.tail()}"
+            return self.daemon.readiness()[0] == 200
+
+        until(trades, timeout_s=timeout_s, what="ready", why=lambda: f"{self.daemon.readiness()} {self.tail()}")
 
     def orders(self, count: int, *, since_ns: int = 0, timeout_s: float = 40.0) -> list[Tree]:
         """Wait until so many order requests have arrived; return them."""
@@ -312,6 +329,18 @@ class Trial:
         self.armed.append(one)
         self.in_force[number] = one
         return one
+
+    @contextlib.contextmanager
+    def burning(self, processes: int) -> Iterator[None]:
+        """Keep the machine busy with so many processes that do nothing else."""
+        command = [sys.executable, "-c", "while True: pass"]
+        some = [subprocess.Popen(command) for _ in range(processes)]
+        try:
+            yield
+        finally:
+            for one in some:
+                one.kill()
+                one.wait()
 
     def fire(self, count: int = 1) -> None:
         """Tell that a fault happened that neither the exchange nor a patch counts: a signal, a full disk, a command."""
@@ -421,8 +450,12 @@ class Trial:
         return [path.read_text(errors="replace") for path in sorted(self.folder.rglob("run*.log"))]
 
     def tail(self) -> str:
-        """Return the end of the first daemon's log."""
-        return self.daemon.tail() if self._daemons and self.daemon.starts else ""
+        """Return the newest lines of the first daemon's log that are worth reading."""
+        if not self._daemons or not self.daemon.starts:
+            return ""
+        lines = [one for one in self.daemon.log() if one.get("level") != "info" or one.get("event") == "trading_state"]
+        keep = [{k: v for k, v in one.items() if k not in {"timestamp", "logger", "level"}} for one in lines[-6:]]
+        return " | ".join(str(one)[:300] for one in keep)
 
     def _mark(self) -> None:
         if self._exchange is not None:
@@ -434,7 +467,7 @@ class Trial:
         """Return the order states that the faults met (see the module)."""
         if not self.has_world or not self._window:
             return []
-        history = self._history()
+        history = self.history()
         spoilt = [one for one in self.exchange.requests() if one["fault"] and one["client_id"] in history]
         if spoilt:
             return sorted({_state_at(history[one["client_id"]], int(one["ns"])) for one in spoilt})
@@ -448,8 +481,8 @@ class Trial:
             }
         )
 
-    def _history(self) -> dict[str, list[tuple[int, str]]]:
-        """Return the states of each order in the ledger with the time each began."""
+    def history(self) -> dict[str, list[tuple[int, str]]]:
+        """Return the states of each order in the ledger with the time (ns) each began, oldest first."""
         ledger = self.daemon.ledger
         steps: dict[str, list[tuple[int, str]]] = {
             name: [(0, "sending")] for (name,) in rows(ledger, "select client_id from intents")
@@ -479,7 +512,7 @@ class Trial:
         Oracle(self).judge()
 
     def _quiet(self) -> bool:
-        if "acked" in self.states().values() or self.status()["state"] != "halted":
+        if "acked" in self.states().values() or not (self.gentle or self.status()["state"] == "halted"):
             return False
         ours = [one for one in self.exchange.truth()["orders"] if one["client_id"].startswith(self.prefix)]
         return all(one["status"] in FINAL for one in ours if one["client_id"] not in self.strangers)
