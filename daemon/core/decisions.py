@@ -236,6 +236,7 @@ class Decisions:
         yield NONE
         made = yield from quietly(pieces(request, PIECE))
         verdicts = yield from quietly(door.judge_pieces(state, made.intents, PIECE))
+        yield NONE
         sent, stopped = len(verdicts.approved), len(verdicts.refused)
         if made.intents:
             record: dict[str, object] = {
