@@ -115,11 +115,17 @@ class Markets:
         return tuple(effects)
 
     def _mend(self, market: Market, opens: list[int]) -> list[Effect]:
-        """Ask for the venue's own candles of bars that closed without trades which a repair brought too late."""
-        if opens:
-            market.frozen = True
+        """Ask for the venue's own candles of bars that closed without trades which a repair brought too late.
+
+        Those behind them too: a bar without trades carries on the close before it.
+        """
+        if not opens:
+            return []
+        market.frozen = True
         bar_ns = self._config.bar_ns
-        return [FetchBar(market.symbol, open_ns, open_ns + bar_ns) for open_ns in opens[-MEND_BARS_MAX:]]
+        newest_ns = market.bar.close_ns if market.bar is not None else 0
+        every = range(min(opens), max(newest_ns, max(opens) + bar_ns), bar_ns)
+        return [FetchBar(market.symbol, open_ns, open_ns + bar_ns) for open_ns in every[-MEND_BARS_MAX:]]
 
     def _gap(self, market: Market, first: int, last: int, now_ns: int) -> tuple[Effect, ...]:
         self.gaps[market.symbol] += 1
@@ -260,6 +266,11 @@ class Markets:
         effects: list[Effect] = []
         config = self._config
         for market in self._markets.values():
+            book = market.book
+            if book is not None and market.last_ns - book.ts_recv_ns > config.max_age_ns:
+                market.book = (
+                    None  # each trade moves the touch: a book that stood still through many is not the market's
+                )
             if market.phase is Phase.DOWN:
                 if event.ts_ns - self.up_ns >= config.sync_delay_ns:
                     market.phase = Phase.SYNCING

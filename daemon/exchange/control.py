@@ -147,6 +147,7 @@ class Control:
             return {"pushed": self._exchange.push(str(body.get("kind", "all")), bytes.fromhex(str(body["hex"])))}
         frame = body["frame"]
         raw = frame.encode() if isinstance(frame, str) else msgspec.json.encode(frame)
+        raw *= int(body.get("times", 1))
         return {"pushed": self._exchange.push(str(body.get("kind", "all")), raw)}
 
     def _disconnect(self, body: dict[str, Any], _params: dict[str, str]) -> Any:

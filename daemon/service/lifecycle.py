@@ -126,6 +126,8 @@ class Service:
     def _watch(self, effect: Effect) -> None:
         self.metrics.observe_effect(effect)
         self.desk.watch(effect)
+        if self.upkeep is not None:
+            self.upkeep.watch(effect)
         for watch in self._watchers:
             watch(effect)
 

@@ -9,8 +9,9 @@ from typing import TypeVar
 import structlog
 
 from daemon.domain.errors import ConfigError, Transient
-from daemon.domain.events import Link
+from daemon.domain.events import Effect, Link, Recorded
 from daemon.domain.market import NS_PER_S
+from daemon.domain.orders import OrderState
 from daemon.domain.ports import Emit, Venue
 from daemon.edge.clock import Clock
 from daemon.edge.market import MarketData
@@ -22,6 +23,8 @@ RECONCILE_S = 30.0
 CLOCK_S = 60.0
 CLOCK_WRONG_S = 5.0
 RULES_S = 1_800.0
+RULES_HALTED_S = 60.0
+"""How often the rules are read while a symbol is not traded: its return is told by nothing else."""
 RETRY_S = 2.0
 FAILURES_MAX = 3
 """After so many requests in a row that failed the venue is asked at once whether it is still there."""
@@ -73,6 +76,7 @@ class Upkeep:
         self._failures = 0
         self._now = asyncio.Event()
         self._clock_now = asyncio.Event()
+        self._rules_now = asyncio.Event()
         self._rest_up = True
         self._writable = True
 
@@ -138,14 +142,31 @@ class Upkeep:
         if isinstance(self._clock, SteadyClock) and self._clock.stepped():
             self._clock_now.set()
 
+    def watch(self, effect: Effect) -> None:
+        """Look at what happens: an order that the venue refused is a reason to read its rules now (P12, F26)."""
+        if isinstance(effect, Recorded) and effect.update.state is OrderState.REJECTED:
+            self._rules_now.set()
+
     async def follow_rules(self) -> None:
-        """Refresh the trading rules: halts, delistings, new steps (F26)."""
+        """Refresh the trading rules: halts, delistings, new steps (F26).
+
+        A refused order is a reason to do so at once; while refusals go on and the rules stay as they are, less often.
+        """
+        wait_s, known = RULES_S, None
         while True:
-            await asyncio.sleep(RULES_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._rules_now.wait(), wait_s)
+            self._rules_now.clear()
+            pause_s = 5 * RETRY_S
             try:
-                self._emit(await until(partial(self._market.instruments, self._universe), "trading rules"))
+                listed = await until(partial(self._market.instruments, self._universe), "trading rules")
+                self._emit(listed)
+                wait_s = RULES_S if all(one.trading for one in listed.instruments) else RULES_HALTED_S
+                if listed.instruments != known:
+                    known, pause_s = listed.instruments, RETRY_S
             except ConfigError as error:
                 log.error("rules", error=str(error))
+            await asyncio.sleep(pause_s)
 
     # ------------------------------------------------------------------ candles of other lengths
 

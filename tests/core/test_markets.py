@@ -106,6 +106,18 @@ def test_a_crossed_book_is_counted_and_not_kept() -> None:
     assert driver.engine.markets.rejected[RejectReason.CROSSED_BOOK] == 1
 
 
+def test_a_book_that_stands_still_while_trades_flow_is_dropped() -> None:
+    """F25: lost book frames leave a price that is no longer the market's; one beside which nothing trades stays."""
+    driver = Driver().start()
+    driver.books()
+    for _ in range(8):
+        driver.tick(BTC)
+        driver.timer(500)
+
+    assert driver.engine.state.markets[BTC].book is None
+    assert driver.engine.state.markets[ETH].book is not None
+
+
 def test_what_the_decoder_refused_is_counted() -> None:
     """Malformed frames reach the counters and nothing else."""
     driver = Driver().start()

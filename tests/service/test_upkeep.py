@@ -1,12 +1,14 @@
 """The chores beside the line, and the stages of a stop."""
 
 import asyncio
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from daemon.domain.errors import ConfigError, Transient
-from daemon.domain.events import Candles, Event, Link, Listed
+from daemon.domain.events import Candles, Event, Link, Listed, Recorded
+from daemon.domain.orders import OrderState, OrderUpdate
 from daemon.edge.clock import Clock
 from daemon.service import upkeep
 from daemon.service.stages import Stage, stop_in
@@ -153,6 +155,23 @@ async def test_rules_are_refreshed_and_a_refusal_is_no_end() -> None:
     await run_until(world, world.upkeep().follow_rules(), 3)
 
     assert {type(event) for event in world.events} == {Listed}
+
+
+async def test_a_refused_order_has_the_rules_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F26, P12: a halt or a new step is told by a refusal first; another end of an order is no reason."""
+    monkeypatch.setattr(upkeep, "RULES_S", 3_600.0)
+    world = World()
+    chores = world.upkeep()
+    running = asyncio.create_task(chores.follow_rules())
+    for state in (OrderState.FILLED, OrderState.REJECTED):
+        await asyncio.sleep(0)
+        assert world.asked == []
+        update = OrderUpdate("b1", PAIRS[0], state, "", Decimal(0), "-1013", "send", 1)
+        chores.watch(Recorded(update))
+    await world.saw(1)
+    running.cancel()
+
+    assert world.asked == ["rules"]
 
 
 @pytest.mark.parametrize(("hourly", "count"), [(False, 2), (True, 4)])
