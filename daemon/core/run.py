@@ -36,8 +36,8 @@ class Runner:
 
     ``decode`` turns a raw frame into an event, ``dispatch`` is called once per effect in order, ``observe`` once per
     event that is not a tick, ``on_tick`` after a tick (the paper venue lives on them). Events emitted while one is being
-    processed wait their turn. ``digest`` is the rolling hash of every effect so far: two runs over the same tape end
-    with the same digest.
+    processed wait their turn. ``digest`` is the rolling hash of every effect so far, a chain of one SHA-256 per event
+    that had effects: two runs over the same tape end with the same digest, and ``resume`` goes on from one that is known.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Runner:
         self._on_tick = on_tick
         self._waiting: deque[Event] = deque()
         self._busy = False
-        self._hash = hashlib.sha256()
+        self._chain = hashlib.sha256().digest()
         self._encode = msgspec.msgpack.Encoder(decimal_format="string").encode
 
     def plug(self, *, dispatch: Callable[[Effect], None], on_tick: Callable[[Tick], None] | None) -> None:
@@ -72,7 +72,15 @@ class Runner:
     @property
     def digest(self) -> str:
         """Return the hash of all effects so far, hexadecimal."""
-        return self._hash.hexdigest()
+        return self._chain.hex()
+
+    def resume(self, effects: int, digest: str) -> None:
+        """Go on after so many effects with this hash: the engine has been restored to the state it had then.
+
+        Raises ValueError when ``digest`` is not hexadecimal.
+        """
+        self.effects = effects
+        self._chain = bytes.fromhex(digest)
 
     @property
     def depth(self) -> int:
@@ -132,5 +140,7 @@ class Runner:
 
     def _account(self, effects: tuple[Effect, ...]) -> None:
         self.effects += len(effects)
+        link = hashlib.sha256(self._chain)
         for effect in effects:
-            self._hash.update(self._encode(effect))
+            link.update(self._encode(effect))
+        self._chain = link.digest()

@@ -2,16 +2,19 @@
 
 A run is a series of segments ``<start_ns>-<index>.journal``. A segment is a magic number and blocks; a block is a
 header (magic, sizes, CRC-32 of the compressed body) and a zstd frame of at most ``BLOCK_RECORDS_MAX`` msgpack records.
-The first record of every segment is a ``Header``. The hot path appends to a list and does nothing else; encoding,
-compression and writing happen in one thread, block by block, so that the interpreter is never held for long.
+The first record of every segment is a ``Header``. The first segment of a run begins with an engine that knows nothing;
+every later one opens with the engine's whole state (``Piece`` … ``Opened``), so that any kept segment can be replayed.
+The hot path appends to a list and does nothing else; encoding, compression and writing happen in one thread, block by
+block, so that the interpreter is never held for long.
+
+A segment that is full asks for a cut (``due``): whoever owns the engine freezes it between two events and calls ``cut``.
 """
 
 import asyncio
 import contextlib
 import os
-import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -20,78 +23,70 @@ from typing import Final
 import msgspec
 import zstandard
 
+from daemon.core.snapshot import Picture, pieces
+from daemon.core.snapshot_values import SnapshotError
 from daemon.domain.events import Event
+from daemon.outlets.journal_reader import (
+    BLOCK,
+    BLOCK_MAGIC,
+    MAGIC,
+    SUFFIX,
+    DamagedJournalError,
+    EffectsHash,
+    Frame,
+    Header,
+    Lost,
+    Opened,
+    Piece,
+    Record,
+    Wide,
+    read_journal,
+    read_segment,
+    runs,
+    segments,
+)
 
-MAGIC: Final = b"BALLAST1"
+__all__ = [
+    "MAGIC",
+    "SUFFIX",
+    "DamagedJournalError",
+    "EffectsHash",
+    "Frame",
+    "Header",
+    "Journal",
+    "Lost",
+    "Opened",
+    "Piece",
+    "Record",
+    "Wide",
+    "read_journal",
+    "read_segment",
+    "runs",
+    "segments",
+]
+
 SEGMENT_BYTES: Final = 64 * 2**20
 BLOCK_RECORDS_MAX: Final = 2_048
-BLOCK_BYTES_MAX: Final = 256 * 2**20
 PENDING_RECORDS_MAX: Final = 2_000_000
 """Records kept while the disk refuses writes; beyond it they are dropped and a ``Lost`` record says how many."""
-SUFFIX: Final = ".journal"
+PRESSING: Final = 1.5
+"""A segment this many times as large as it should be is cut at the next best instant, quiet or not."""
+OVERFULL: Final = 2.0
+"""So many times: it ends without a snapshot of what follows; its successor can only be replayed together with it."""
+SNAPSHOT_SHARE: Final = 2
+"""A segment is at least this many times as large as the snapshot it opens with."""
 LEVEL: Final = 1
-_BLOCK = struct.Struct("<4sIII")  # magic, compressed bytes, raw bytes, CRC-32 of the compressed bytes
-_BLOCK_MAGIC: Final = b"BLK1"
 
 
-class Header(msgspec.Struct, frozen=True, tag="header"):
-    """First record of a segment: which run, which code, which configuration.
+class _Cut(msgspec.Struct, frozen=True):
+    """Between two records: here the next segment begins, with this state."""
 
-    ``config_json`` is the redacted configuration, ``engine_json`` and ``worker_json`` what engine and worker were told:
-    enough to build both again. ``start_ns`` (UTC) names the run.
-    """
-
-    start_ns: int
-    code_version: str = ""
-    config_hash: str = ""
-    config_json: str = "{}"
-    engine_json: str = ""
-    worker_json: str = ""
-    segment: int = 0
-
-
-class Frame(msgspec.Struct, frozen=True, gc=False):
-    """A raw frame of a feed channel as it was received."""
-
-    recv_ns: int
-    channel: int
-    data: bytes
-
-
-class EffectsHash(msgspec.Struct, frozen=True, tag="effects"):
-    """How many effects the engine had produced at this point, and the rolling hash of all of them."""
-
-    count: int
-    digest: str
-
-
-class Lost(msgspec.Struct, frozen=True, tag="lost"):
-    """Records that could not be kept at this point; a replay cannot pass it."""
-
-    count: int
-    reason: str
-
-
-Record = Header | Frame | EffectsHash | Lost | Event
-
-
-class Wide(msgspec.Struct, frozen=True, tag="wide"):
-    """An event that msgpack cannot hold, as JSON."""
-
-    text: bytes
-
-
-_Stored = tuple[int, int, bytes] | Header | EffectsHash | Lost | Wide | Event
-"""A frame is stored as the tuple that the hot path made."""
-_DECODE: Final = msgspec.msgpack.Decoder(list[_Stored]).decode
+    picture: Picture
+    opened: Opened
 
 
 def _nobody(name: str) -> None:
     """Tell nobody."""
-
-
-class DamagedJournalError(ValueError):
-    """A journal that is no journal, or is broken before its tail; one line."""
 
 
 class Journal:
@@ -108,7 +103,7 @@ class Journal:
     code_version, config_hash, config_json, engine_json, worker_json
         What the header of every segment says; see `Header`.
     segment_bytes
-        Size at which the next segment begins; never more than a quarter of ``max_bytes``.
+        Size at which the next segment is asked for; never more than a quarter of ``max_bytes``.
     boundary
         Told before and after each write of a block: a crash point (``daemon.edge.crash``).
     """
@@ -142,7 +137,10 @@ class Journal:
         self._size = 0
         self._whole = 0  # bytes up to the end of the last block that was written in full
         self._opening_bytes = 0
+        self._full_bytes = self._segment_bytes
         self._lost = 0
+        self._headless = False
+        self._cutting = False
         self._encode = msgspec.msgpack.Encoder(decimal_format="string").encode
         self._compress = zstandard.ZstdCompressor(level=LEVEL).compress
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
@@ -150,6 +148,7 @@ class Journal:
         self.bytes_written = 0
         self.records_lost = 0
         self.failure = ""
+        self.snapshot_failure = ""
 
     def add_frame(self, recv_ns: int, channel: int, frame: bytes) -> None:
         """Append a raw frame; the hot path."""
@@ -162,6 +161,23 @@ class Journal:
     def add_effects_hash(self, count: int, digest: str) -> None:
         """Append how many effects there were up to here and their rolling hash."""
         self._append(EffectsHash(count, digest))
+
+    @property
+    def due(self) -> bool:
+        """Return whether the next segment should begin, at a quiet moment."""
+        waits = self._cutting or bool(self.failure)  # a disk that refuses writes takes no snapshot either
+        return not waits and (self._headless or self._size >= self._full_bytes)
+
+    @property
+    def pressing(self) -> bool:
+        """Return whether the next segment should begin at once."""
+        return self.due and self._size >= PRESSING * self._full_bytes
+
+    def cut(self, picture: Picture, effects: int, digest: str) -> None:
+        """Begin the next segment here, with the engine's state and its effects so far."""
+        self._cutting = True
+        self.add_effects_hash(effects, digest)
+        self._append(_Cut(picture, Opened(effects, digest)))
 
     @property
     def pending(self) -> int:
@@ -198,11 +214,14 @@ class Journal:
 
     def _bound(self) -> None:
         if len(self._pending) > PENDING_RECORDS_MAX:
-            self._drop(len(self._take()))
+            self._drop(self._take())
 
-    def _drop(self, count: int) -> None:
+    def _drop(self, records: list[object]) -> None:
+        count = sum(type(one) is not _Cut for one in records)
         self._lost += count
         self.records_lost += count
+        self._headless = True  # what follows can be replayed from a new snapshot only
+        self._cutting = False  # the one on its way may have been among them
 
     def _write(self, batch: list[object]) -> None:
         """Write a batch block by block; on a full or broken disk keep counting what is lost and try again next time."""
@@ -211,23 +230,53 @@ class Journal:
             if self._lost:
                 self._write_block([Lost(self._lost, self.failure or "too many records waited for the disk")])
                 self._lost = 0
-            while done < len(batch):
-                self._write_block(batch[done : done + BLOCK_RECORDS_MAX])
-                done += BLOCK_RECORDS_MAX
+            for end in [*(at for at, one in enumerate(batch) if type(one) is _Cut), len(batch)]:
+                while done < end:
+                    count = min(BLOCK_RECORDS_MAX, end - done)
+                    self._write_block(batch[done : done + count])
+                    done += count
+                if end < len(batch):
+                    self._write_opening(batch[end])
+                    batch[end] = None  # let go of the state
+                    done = end + 1
             self.failure = ""
         except OSError as error:
             self.failure = f"{self._path}: {error.strerror or error}"
-            self._drop(max(0, len(batch) - done))
+            self._drop(batch[done:])
             self._abandon_segment()
 
     def _write_block(self, records: list[object]) -> None:
         block = self._block(records)
-        if self._file is None or self._size + len(block) > self._segment_bytes:
+        if self._file is None or self._size + len(block) > OVERFULL * self._full_bytes:
+            self._headless = self._file is not None or self._headless
             self._next_segment()
         self._boundary("journal.block.before")
         self._put(block)
         self._boundary("journal.block.after")
         self._whole = self._size
+        self._trim(self._size)
+
+    def _write_opening(self, cut: object) -> None:
+        """Begin a segment with the engine's state; one that cannot be written is told, and the records go on without it."""
+        if not isinstance(cut, _Cut):
+            return
+        self._cutting = False
+        self._next_segment()
+        self._boundary("journal.snapshot.before")
+        try:
+            for data in pieces(cut.picture):
+                self._put(self._block([Piece(data)]))
+        except SnapshotError as error:
+            self.snapshot_failure = str(error)
+            self._whole = self._size
+            return
+        self._put(self._block([cut.opened]))
+        self._boundary("journal.snapshot.after")
+        self._whole = self._opening_bytes = self._size
+        self._full_bytes = max(self._segment_bytes, SNAPSHOT_SHARE * self._size)
+        self._headless = False
+        self.snapshot_failure = ""
+        self._trim(self._size)
 
     def _block(self, records: list[object]) -> bytes:
         try:
@@ -235,7 +284,7 @@ class Journal:
         except OverflowError:
             raw = self._encode([self._small(record) for record in records])
         body = self._compress(raw)
-        return _BLOCK.pack(_BLOCK_MAGIC, len(body), len(raw), zlib.crc32(body)) + body
+        return BLOCK.pack(BLOCK_MAGIC, len(body), len(raw), zlib.crc32(body)) + body
 
     def _small(self, record: object) -> object:
         """Return a record as it is, or as JSON text when it holds an integer beyond 64 bits (a trade of 2e11 units)."""
@@ -265,8 +314,8 @@ class Journal:
         opening = MAGIC + self._block([header])
         self._opening_bytes = len(opening)
         self._whole = 0
+        self._trim(OVERFULL * self._full_bytes)
         self._put(opening)
-        self._trim()
 
     def _close_segment(self) -> None:
         if self._file is not None:
@@ -289,91 +338,10 @@ class Journal:
             self._path.unlink(missing_ok=True)
             self._index -= 1
 
-    def _trim(self) -> None:
-        """Remove the oldest segments until the others and a full open one fit the bound."""
-        total = sum(size for _, size in self._kept) + self._segment_bytes
+    def _trim(self, room: float) -> None:
+        """Remove the oldest segments until the others and ``room`` bytes for the open one fit the bound."""
+        total = sum(size for _, size in self._kept) + room
         while self._kept and total > self._max_bytes:
             path, size = self._kept.pop(0)
             path.unlink(missing_ok=True)
             total -= size
-
-
-def segments(folder: Path) -> list[Path]:
-    """Return all segments in a folder, oldest first."""
-    return sorted(folder.glob(f"*{SUFFIX}"))
-
-
-def runs(folder: Path) -> dict[int, list[Path]]:
-    """Return the segments of every run by its start in ns UTC, oldest first."""
-    found: dict[int, list[Path]] = {}
-    for path in segments(folder):
-        start, _, _ = path.stem.partition("-")
-        if start.isdigit():
-            found.setdefault(int(start), []).append(path)
-    return found
-
-
-def read_journal(path: Path) -> Iterator[Record]:
-    """Yield every record in the order it entered: of one segment, or of the newest run in a folder.
-
-    A torn tail (a crash mid-write) ends a segment silently.
-
-    Raises
-    ------
-    DamagedJournalError
-        If it is no journal, or a block before the tail is broken.
-    """
-    if path.is_dir():
-        found = runs(path)
-        if not found:
-            raise DamagedJournalError(f"{path}: no journal segments (*{SUFFIX}) in this folder")
-        for segment in found[max(found)]:
-            yield from read_segment(segment)
-    else:
-        yield from read_segment(path)
-
-
-def read_segment(path: Path) -> Iterator[Record]:
-    """Yield the records of one segment; see `read_journal`."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(len(MAGIC)) != MAGIC:
-            if size < len(MAGIC):
-                return
-            raise DamagedJournalError(
-                f"{path}: not a journal of this version; give a *{SUFFIX} file that Ballast wrote"
-            )
-        while head := file.read(_BLOCK.size):
-            if len(head) < _BLOCK.size:
-                return
-            magic, length, raw_length, crc = _BLOCK.unpack(head)
-            at = file.tell() - _BLOCK.size
-            if magic != _BLOCK_MAGIC or length > BLOCK_BYTES_MAX or raw_length > BLOCK_BYTES_MAX:
-                raise DamagedJournalError(f"{path}: damaged at byte {at}: no block begins there")
-            body = file.read(length)
-            if len(body) < length:
-                return
-            if zlib.crc32(body) != crc:
-                if file.tell() == size:
-                    return
-                raise DamagedJournalError(f"{path}: damaged at byte {at}: checksum differs")
-            try:
-                records = [_event(record) for record in _DECODE(_expand(body, raw_length))]
-            except (msgspec.DecodeError, zstandard.ZstdError, UnicodeError, RecursionError) as error:
-                raise DamagedJournalError(f"{path}: block at byte {at} cannot be read ({str(error)[:200]})") from None
-            yield from records
-
-
-def _expand(body: bytes, raw_length: int) -> bytes:
-    """Return a block's content; zstd would unpack whatever the frame itself says, however large."""
-    said = zstandard.get_frame_parameters(body).content_size
-    if said != raw_length:
-        raise zstandard.ZstdError(f"its content is {said} bytes, {raw_length} were announced")
-    return zstandard.ZstdDecompressor().decompress(body, max_output_size=raw_length)
-
-
-def _event(record: _Stored) -> Record:
-    """Return what a stored record stands for."""
-    if isinstance(record, tuple):
-        return Frame(*record)
-    return msgspec.json.decode(record.text, type=Event) if isinstance(record, Wide) else record
