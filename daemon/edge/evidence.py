@@ -77,6 +77,8 @@ class Evidence:
     async def look_up(self, order: Tracked, *, urgent: bool = False) -> bool:
         """Ask for one order and pass on what the venue shows; false when it shows none. Raises Transient."""
         shown = await self._calls.query(order.client_id, order.symbol, urgent=urgent)
+        if shown is None and order.venue_id:
+            shown = await self._calls.query_venue_id(order.venue_id, order.symbol)
         if shown is None:
             return False
         await self.accept(order, shown)
@@ -140,7 +142,9 @@ class Evidence:
                     first_miss = first_miss if misses else now
                     misses += 1
                     long_enough = now - first_miss >= self._rules.over_s * NS_PER_S
-                    if misses >= self._rules.misses and long_enough and await self._absent(order, sent_ns):
+                    enough = misses >= self._rules.misses and long_enough
+                    # While the last look lasted the order may have made itself heard after all.
+                    if enough and await self._absent(order, sent_ns) and not order.placed:
                         self._report(order, OrderState.NEVER_PLACED, "not_found")
                         return
             except Transient as error:

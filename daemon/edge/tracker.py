@@ -20,6 +20,10 @@ DISPROVABLE: Final = frozenset({OrderState.NEVER_PLACED, OrderState.DENIED, Orde
 """Ends that better evidence may still overturn: the venue shows the order after all."""
 
 
+ABSENT: Final = frozenset({OrderState.NEVER_PLACED, OrderState.DENIED})
+"""Ends that say the venue never had the order: no search, however long, says so of one that it has shown (I8)."""
+
+
 @dataclass(slots=True)
 class Tracked:
     """One order: what the venue stated (``stated``) and what was passed on as executions (``booked``).
@@ -45,6 +49,12 @@ class Tracked:
     def short(self) -> bool:
         """Say whether executions are missing."""
         return self.booked < self.stated
+
+    @property
+    def placed(self) -> bool:
+        """Say whether the venue has shown that it had the order: by its id, an acknowledgement, an end, an execution."""
+        shown = bool(self.venue_id) or self.stated > 0 or self.booked > 0
+        return shown or self.state not in UNRESOLVED | DISPROVABLE
 
     @property
     def settled(self) -> bool:
@@ -110,7 +120,7 @@ class Tracker:
     def report(self, news: OrderUpdate) -> bool:
         """Pass news on unless it is old or repeats what is known; false then."""
         order = self.find(news.client_id)
-        if order is None:
+        if order is None or (news.state in ABSENT and order.placed):
             return False
         stated = max(order.stated, news.filled)
         state = later(order.state, news.state)

@@ -8,7 +8,7 @@ import structlog
 from daemon.core.planner import client_prefix
 from daemon.domain.errors import Unsafe
 from daemon.domain.events import Event, Link, Listed, Restored, Timer
-from daemon.domain.market import Book, Malformed, RejectReason, Tick
+from daemon.domain.market import NS_PER_MS, Book, Malformed, RejectReason, Tick
 from daemon.domain.orders import Approved
 from daemon.domain.ports import Emit, Venue
 from daemon.edge.bans import Bans, ban_files
@@ -28,6 +28,7 @@ from daemon.edge.userstream import Sinks, UserStream
 from daemon.edge.watchdog import Watchdog
 from daemon.edge.watchdog_venue import Setup
 from daemon.settings import ExchangeKeys, Settings
+from daemon.wire.binance_rest import server_time_ns
 from risk.money import exact
 
 WS_API_URL = "wss://ws-api.binance.com:443"
@@ -114,6 +115,9 @@ async def check_key(settings: Settings, keys: ExchangeKeys, clock: Clock, *, quo
     exchange = exchange_of(settings, keys)
     try:
         rest = Rest(exchange, clock, quota=quota or hasty(settings, clock))
+        # Signed by the venue's clock: one of ours that is ahead would be refused for ever (-1021, F47).
+        server_ns = await rest.ask("publicGetTime", {}, server_time_ns)
+        exchange.options["timeDifference"] = exchange.milliseconds() - server_ns // NS_PER_MS
         may = await rest.ask("sapiGetAccountApiRestrictions", {}, _restrictions)
     finally:
         await exchange.close()
@@ -150,6 +154,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
                 adopt=settings.portfolio.adopt,
             ),
             secrets=secret,
+            on_request=around.market.on_request,
             bans=bans,
         ),
     )

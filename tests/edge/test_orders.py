@@ -3,6 +3,7 @@ import json
 import logging
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from aiohttp import ClientRequest, TCPConnector
 
 from daemon.domain.errors import Transient
-from daemon.domain.orders import Approved, Fill, OrderUpdate, Side
+from daemon.domain.orders import Approved, Fill, OrderState, OrderUpdate, Side
 from daemon.exchange.config import Limits, SimConfig
 from tests.edge.venue_kit import CLOCK, S_NS, Rig, rig, until
 
@@ -227,6 +228,40 @@ async def test_query_lag_is_not_absence(live: Rig) -> None:
     await asyncio.wait_for(live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns), 20)
 
     assert live.states(intent.client_id) == ["unknown", "resolving", "filled"]
+
+
+@pytest.mark.parametrize("sign", ["acknowledged", "executed"])
+async def test_i8_an_order_that_makes_itself_heard_during_the_last_look_was_placed(
+    live: Rig, monkeypatch: pytest.MonkeyPatch, sign: str
+) -> None:
+    """The stream tells of it while balances are still compared: the search concludes nothing any more."""
+    live.venue._stream_since_ns = 1
+    live.fault(ORDER, "cut")
+    intent = live.intent()
+    heard: OrderUpdate | Fill = OrderUpdate(
+        client_id=intent.client_id, symbol=intent.symbol, state=OrderState.ACKED, venue_id="77", filled=Decimal(0),
+        code="", source="stream", ts_ns=1,
+    )  # fmt: skip
+    if sign == "executed":
+        heard = Fill(
+            symbol=intent.symbol, trade_id="5", client_id=intent.client_id, venue_id="77", side=intent.side,
+            qty=intent.qty / 2, price=intent.limit, fee=Decimal(0), fee_asset="BTC", maker=True, ts_event_ns=1, source="stream",
+        )  # fmt: skip
+
+    async def explained(_symbol: str) -> bool:
+        if isinstance(heard, Fill):
+            live.venue.on_fill(heard)
+        else:
+            live.venue.on_update(heard)
+        return True
+
+    monkeypatch.setattr(live.venue.evidence, "_explained", explained)
+    await live.submit(intent)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(live.venue.resolve(intent.client_id, intent.symbol, intent.ts_ns), 4)
+
+    assert "never_placed" not in live.states(intent.client_id)
+    assert heard in live.events
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,17 @@ INTENT = Intent(
 )  # fmt: skip
 
 
-def news(state: OrderState, filled: int = 0, source: str = "stream") -> OrderUpdate:
+def news(state: OrderState, filled: int = 0, source: str = "stream", venue_id: str = "7") -> OrderUpdate:
     """Return news about the order."""
     return OrderUpdate(
-        client_id="b1", symbol="BTC/USDT", state=state, venue_id="7", filled=D(filled), code="", source=source, ts_ns=5
+        client_id="b1",
+        symbol="BTC/USDT",
+        state=state,
+        venue_id=venue_id,
+        filled=D(filled),
+        code="",
+        source=source,
+        ts_ns=5,
     )
 
 
@@ -77,6 +84,45 @@ def test_missing_executions_keep_an_order_alive() -> None:
     assert tracker.live == []
     assert tracker.find("b1") is order
     assert tracker.find_venue_id("BTC/USDT", "7") is order
+
+
+@given(
+    st.sampled_from(
+        [news(OrderState.ACKED), news(OrderState.UNKNOWN), news(OrderState.RESOLVING, 1), fill(1, 2), fill(1, 10)]
+    ),
+    st.sampled_from([OrderState.NEVER_PLACED, OrderState.DENIED]),
+    st.booleans(),
+)
+def test_i8_what_the_venue_has_shown_was_placed(shown: OrderUpdate | Fill, absent: OrderState, again: bool) -> None:
+    """An order with an id, an acknowledgement or an execution is never called absent, whatever a search concludes late."""
+    events: list[Event] = []
+    tracker = Tracker(events.append)
+    tracker.add(INTENT)
+    tracker.report(news(OrderState.UNKNOWN, source="send", venue_id=""))
+    for one in [shown] * (1 + again):
+        if isinstance(one, Fill):
+            tracker.execution(one)
+        else:
+            tracker.report(one)
+    before, count = tracker.find("b1"), len(events)
+    assert before is not None
+    state = before.state
+
+    assert not tracker.report(news(absent, source="query", venue_id=""))
+    assert (before.state, len(events)) == (state, count)
+
+
+@given(st.sampled_from([OrderState.NEVER_PLACED, OrderState.DENIED]))
+def test_what_the_venue_never_showed_may_be_absent(absent: OrderState) -> None:
+    """The counterpart: without any sign of it the verdict stands."""
+    events: list[Event] = []
+    tracker = Tracker(events.append)
+    order = tracker.add(INTENT)
+    tracker.report(news(OrderState.UNKNOWN, source="send", venue_id=""))
+
+    assert tracker.report(news(absent, source="query", venue_id=""))
+    assert order.state is absent
+    assert order.settled
 
 
 def test_late_evidence_overturns_never_placed() -> None:
