@@ -17,7 +17,11 @@ QUIET = (", quote", ", fee")
 
 
 class Breaks:
-    """Remembers since when each asset has differed, by the times in events."""
+    """Remembers since when each asset has differed, by the times in events.
+
+    The clocks survive a restart: a break that was there before and is there after has lasted. What was seen of it must be
+    seen anew all the same, for a session that has just begun may know less than the venue.
+    """
 
     def __init__(self) -> None:
         """Start in agreement."""
@@ -35,6 +39,14 @@ class Breaks:
             for asset, (since_ns, verdicts) in sorted(self._since.items())
             if verdicts >= VERDICTS_MIN and verdict.ts_ns - since_ns > PERSISTS_NS
         )
+
+    def snapshot(self) -> dict[str, int]:
+        """Return since when (ns) each asset has differed."""
+        return {asset: since_ns for asset, (since_ns, _) in sorted(self._since.items())}
+
+    def restore(self, since: dict[str, int]) -> None:
+        """Take over what ``snapshot`` returned; comparisons are counted from none."""
+        self._since = {asset: (since_ns, 0) for asset, since_ns in since.items()}
 
     def forgive(self) -> None:
         """Start the clock anew: a person has looked at it."""

@@ -6,7 +6,7 @@ acks, fills, answers ─▶ blotter, account
 """
 
 from daemon.core import causes as cause
-from daemon.core.breaks import Breaks, told
+from daemon.core.breaks import told
 from daemon.core.config import EngineConfig
 from daemon.core.decisions import Decisions
 from daemon.core.exitdesk import ExitDesk
@@ -74,7 +74,6 @@ class Engine:
         self.exits = ExitDesk(config, self.state)
         self.orders = OrderDesk(config, self.state, self.exits)
         self.decisions = Decisions(config, self.state, self.markets.columns)
-        self._breaks = Breaks()
         self._losses_ns = 0
         self._timer_ns = 0
         self._lag_until_ns = 0
@@ -167,7 +166,9 @@ class Engine:
             case OrderUpdate():
                 return self.orders.update(event)
             case Fill():
-                return self.orders.fill(event)
+                effects = self.orders.fill(event)
+                # P7 survives a crash right behind the execution that counted: its row and the count are written together.
+                return effects + self._persist() if self.config.limits.max_repeats else effects
             case Decided():
                 return self.decisions.decided(event)
             case Proceed():
@@ -289,6 +290,7 @@ class Engine:
         state.epoch = event.epoch
         state.account.restore(event.cash, event.positions, event.entries, event.fill_keys)
         state.blotter.restore(event.orders)
+        state.gate.restore(event.sent_ns)
         effects: tuple[Effect, ...] = NONE
         try:
             recall(state, event.state_json)
@@ -307,7 +309,7 @@ class Engine:
         state.reconciled_ns = event.ts_ns
         state.breaks = len(event.breaks)
         state.causes.keep(cause.BREAK, TradingState.REDUCING, active=not event.ok)
-        lasting = self._breaks.see(event)
+        lasting = state.break_clocks.see(event)
         effects: tuple[Effect, ...] = NONE
         if event.external_orders > state.external_orders:
             detail = f"{event.external_orders} open orders on the account are not ours; they are left alone"
@@ -350,7 +352,7 @@ class Engine:
                 if cause.REPEATED in state.causes:
                     state.repeats.clear()
                 state.causes.resume()
-                self._breaks.forgive()
+                state.break_clocks.forgive()
                 state.exits.abandon(WOUND_UP)
             case Action.REDUCE_ONLY:
                 state.causes.put(cause.OPERATOR_REDUCE, TradingState.REDUCING)

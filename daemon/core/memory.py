@@ -21,6 +21,7 @@ class Memory(msgspec.Struct, frozen=True):
     day: int = 0
     turnover_day: float = 0.0
     repeats: RepeatsState = RepeatsState()
+    breaks: dict[str, int] = {}
 
 
 def remember(state: State) -> str:
@@ -34,6 +35,7 @@ def remember(state: State) -> str:
         day=state.day,
         turnover_day=state.turnover_day,
         repeats=state.repeats.snapshot(),
+        breaks=state.break_clocks.snapshot(),
     )
     return msgspec.json.encode(memory, order="sorted").decode()
 
@@ -54,3 +56,4 @@ def recall(state: State, text: str) -> None:
     state.day = memory.day
     state.turnover_day = memory.turnover_day
     state.repeats.restore(memory.repeats)
+    state.break_clocks.restore(memory.breaks)

@@ -4,6 +4,7 @@ from decimal import Decimal
 
 from daemon.core.account import ZERO, Account
 from daemon.core.blotter import Blotter
+from daemon.core.breaks import Breaks
 from daemon.core.causes import Causes
 from daemon.core.config import EngineConfig
 from daemon.core.exits import Exits
@@ -46,6 +47,7 @@ class State:
         self.turnover_total = 0.0
         self.reconciled_ns = 0
         self.breaks = 0
+        self.break_clocks = Breaks()
         self.external_orders = 0
         self.daily: dict[str, tuple[float, ...]] = {}
         self.model = ""

@@ -64,7 +64,7 @@ class Restored(msgspec.Struct, frozen=True, tag=True):
 
     ``cash`` and ``positions`` are what Ballast owns by its own books; ``orders`` those not terminal; ``state_json`` the
     engine's own small state (peaks, stops, cool-downs, latches) as it was last persisted, "" on a first start.
-    ``fill_keys`` are (symbol, trade id) of recent fills, so that a fill reported again is not booked again.
+    ``fill_keys`` are (symbol, trade id) of recent fills: none is booked twice. ``sent_ns``: last minute's intents (P6), sorted.
     """
 
     epoch: int
@@ -75,6 +75,7 @@ class Restored(msgspec.Struct, frozen=True, tag=True):
     state_json: str
     ts_ns: int
     fill_keys: tuple[tuple[str, str], ...] = ()
+    sent_ns: tuple[int, ...] = ()
 
 
 class History(msgspec.Struct, frozen=True, tag=True):

@@ -7,7 +7,18 @@ from hypothesis import strategies as st
 
 from daemon.core import causes as cause
 from daemon.core.breaks import PERSISTS_NS, VERDICTS_MIN, Breaks, told
-from daemon.domain.events import Action, Alert, Booked, Command, Fault, Flow, Persist, Reconciled, TradingState
+from daemon.domain.events import (
+    Action,
+    Alert,
+    Booked,
+    Command,
+    Fault,
+    Flow,
+    Persist,
+    Reconciled,
+    Restored,
+    TradingState,
+)
 from daemon.domain.market import NS_PER_S
 from tests.core.driver import Driver, all_of
 
@@ -144,3 +155,50 @@ def test_a_key_that_reads_find_refused_halts_by_its_name() -> None:
         assert driver.engine.state.causes.names == (name,)
         assert driver.engine.state.trading is TradingState.HALTED
         assert [one.code for one in all_of(effects, Alert)] == [name]
+
+
+def restarted(driver: Driver) -> Driver:
+    """Return an engine that knows of the first one what its ledger knows."""
+    again = Driver(driver.config)
+    again.now_ns = driver.now_ns
+    account, memory = driver.engine.state.account, all_of(driver.effects, Persist)[-1].state_json
+    again.send(Restored(2, account.cash, tuple(account.positions.items()), (), (), memory, driver.now_ns))
+    return again
+
+
+def test_a_restart_does_not_start_the_clock_anew() -> None:
+    """T2: what differed before a restart and differs after it has lasted; two comparisons of the new session say so."""
+    driver = Driver().start()
+    compare(driver, 1, ONE)
+    compare(driver, 40, ONE)
+    again = restarted(driver)
+
+    assert cause.PERSISTENT_BREAK not in compare(again, 25, ONE)
+    assert cause.PERSISTENT_BREAK in compare(again, 1, ONE)
+    assert again.engine.state.trading is TradingState.HALTED
+
+
+def test_a_break_that_is_gone_after_a_restart_is_forgotten() -> None:
+    """T2: agreement ends the clock, also the remembered one; so does another asset's break."""
+    driver = Driver().start()
+    compare(driver, 1, ONE)
+    again = restarted(driver)
+    compare(again, 100, TWO)
+    compare(again, 10, ONE)
+    compare(again, 10, ONE)
+
+    assert cause.PERSISTENT_BREAK not in again.engine.state.causes
+
+
+def test_a_restart_loop_cannot_outrun_the_clock() -> None:
+    """T2: restarted after every second comparison, an engine halts all the same once the minute is over."""
+    driver = Driver().start()
+    compare(driver, 1, ONE)
+    halted_after = 0
+    for seconds in range(20, 200, 20):
+        driver = restarted(driver)
+        if cause.PERSISTENT_BREAK in [*compare(driver, 10, ONE), *compare(driver, 10, ONE)]:
+            halted_after = seconds
+            break
+
+    assert 60 < halted_after <= 80

@@ -106,3 +106,46 @@ def test_p7_a_restart_keeps_the_latch_and_resume_lifts_it() -> None:
 
     assert driver.engine.state.trading is TradingState.ACTIVE
     assert driver.engine.state.account.cash > Decimal(0)
+
+
+def reborn(driver: Driver) -> Driver:
+    """Return a started engine that knows of the first one what was to be written before its last effect."""
+    again = Driver(driver.config)
+    again.now_ns = driver.now_ns
+    again.start()
+    account, memory = driver.engine.state.account, all_of(driver.effects, Persist)[-1].state_json
+    positions, entries = tuple(account.positions.items()), tuple(account.entries.items())
+    again.send(Restored(2, account.cash, positions, entries, (), memory, driver.now_ns))
+    return again
+
+
+def test_p7_a_crash_right_behind_an_execution_forgets_nothing() -> None:
+    """The count is durable with the fill it counts: no timer needs to pass in between."""
+    driver = make_driver()
+    approved = only(driver.decide(BTC=0.05), Submit).approved[0]
+    driver.fill(approved)
+    again = reborn(driver)
+
+    assert again.engine.state.repeats.snapshot() == driver.engine.state.repeats.snapshot()
+    assert len(again.engine.state.repeats.snapshot().buys["BTC/USDT"]) == 1
+
+
+def test_p7_restarts_in_between_do_not_fool_the_throttle() -> None:
+    """A daemon that dies after every order is stopped after as many orders as one that lives."""
+    driver = make_driver()
+    for number in range(1, MOST + 1):
+        driver = reborn(driver.buy(BTC=0.05 * number))
+
+    assert "repeated_execution" in driver.engine.state.causes
+
+
+def test_p6_the_throttle_counts_over_a_restart() -> None:
+    """What the last session sent within the minute counts against this one's rate."""
+    driver = make_driver()
+    room = driver.engine.state.gate.capacity(driver.now_ns)
+    sent = tuple(driver.now_ns - 1_000_000 * number for number in range(5, 0, -1))
+    again = Driver(driver.config)
+    again.send(Restored(2, Decimal(1000), (), (), (), "", driver.now_ns, sent_ns=sent))
+
+    assert again.engine.state.gate.capacity(driver.now_ns) == room - 5
+    assert again.engine.state.gate.capacity(driver.now_ns + 61_000_000_000) == room
