@@ -8,7 +8,8 @@ import pytest
 from daemon.domain.orders import Approved, Fill, OrderState
 from daemon.edge.ledger_store import Store, Ticket
 from daemon.edge.orders import LiveVenue
-from daemon.edge.outcomes import Outcome, judge_order
+from daemon.edge.outcomes import Outcome
+from daemon.edge.rejects import judge
 from daemon.edge.tracker import Tracker
 from tests.sim.run import Outcome as Run
 from tests.sim.run import simulate
@@ -42,12 +43,12 @@ def test_an_unknown_fate_called_rejected_is_noticed(monkeypatch: pytest.MonkeyPa
     """I8: ExchangeError taken for a refusal; the user stream corrects it, but the exposure was free meanwhile."""
 
     def careless(*arguments: Any, **options: Any) -> Outcome:
-        outcome = judge_order(*arguments, **options)
+        outcome = judge(*arguments, **options)
         if outcome.state is OrderState.UNKNOWN:
             return msgspec.structs.replace(outcome, state=OrderState.REJECTED)
         return outcome
 
-    monkeypatch.setattr("daemon.edge.orders.judge_order", careless)
+    monkeypatch.setattr("daemon.edge.orders.judge", careless)
 
     assert "I8" in broken(simulate(2, MINUTES, only=LOST_REPLIES))
 
