@@ -14,7 +14,7 @@ from daemon.domain.events import Candle, Candles, Confirmed, History, Listed, Re
 from daemon.domain.market import Bar, BarFlag, Instrument, Malformed, RejectReason, Tick
 from daemon.edge.clock import Clock
 from daemon.edge.lane import Quota
-from daemon.edge.rest import Rest, keep_markets, make_exchange
+from daemon.edge.rest import OnRequest, Rest, keep_markets, make_exchange
 from daemon.wire import binance_rest as wire
 from daemon.wire.binance import AHEAD_NS_MAX
 from daemon.wire.binance_streams import IdSpace
@@ -67,6 +67,11 @@ class MarketData:
         self._space = space
         self._gate = asyncio.Semaphore(CONCURRENT_MAX)
         self._ids: dict[str, str] = {}
+
+    @property
+    def on_request(self) -> OnRequest | None:
+        """Who is told about every request: those of orders and account are told to the same."""
+        return self._rest.on_request
 
     def share(self, quota: Quota) -> None:
         """Obey the pauses that others were asked for, and let them obey ours."""

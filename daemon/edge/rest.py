@@ -129,7 +129,7 @@ class Rest:
         self.exchange = exchange
         self.clock = clock
         self._rng = rng or random.Random()
-        self._on_request = on_request
+        self.on_request = on_request
         self._lane = Lane(exchange, quota=quota or Quota(clock))
         self._headers: Mapping[str, str] = {}
         self._retry_base_s = retry_base_s
@@ -218,9 +218,9 @@ class Rest:
 
     def _report(self, endpoint: str, outcome: str) -> None:
         """Tell whoever counts."""
-        if self._on_request is not None:
+        if self.on_request is not None:
             used = whole(_header(self._headers, "x-mbx-used-weight-1m"))
-            self._on_request(endpoint, outcome, used)
+            self.on_request(endpoint, outcome, used)
 
 
 def _header(headers: Any, name: str) -> str:
