@@ -58,6 +58,7 @@ class Checks:
         self.sloppy_limits = False
         """Whether money came or went from outside, so that shares of equity are not comparable."""
         self._known: set[str] = set()
+        self._reader: sqlite3.Connection | None = None
         world.births.append(self._attach)
         world.exchange.venue.desk.reports.append(self._on_report)
         world.network.readers.append(self._on_arrival)
@@ -74,6 +75,7 @@ class Checks:
     # ------------------------------------------------------------------ the daemon's own words
 
     def _attach(self, life: Life) -> None:
+        self.close()
         self.halted_ns = self.world.loop.now_ns
         self.quiet_until_ns = 0  # what a killed process was asked died with it
         self._recall()
@@ -199,8 +201,9 @@ class Checks:
         return seen
 
     def _durable(self, client_id: str) -> bool:
-        with contextlib.closing(self._open()) as ledger:
-            return ledger.execute("select 1 from intents where client_id = ?", (client_id,)).fetchone() is not None
+        if self._reader is None:
+            self._reader = self._open()
+        return self._reader.execute("select 1 from intents where client_id = ?", (client_id,)).fetchone() is not None
 
     def _open(self) -> sqlite3.Connection:
         file = self.world.folder / "var" / "live" / "ballast.db"
@@ -244,6 +247,12 @@ class Checks:
 
     # ------------------------------------------------------------------ at the end
 
+    def close(self) -> None:
+        """Let go of the ledger."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
     def truth(self) -> dict[str, Decimal]:
         """Return what the exchange's books hold."""
         held = {asset: one.free + one.locked for asset, one in self.world.exchange.books.balances.items()}
@@ -266,6 +275,7 @@ class Checks:
 
     def final(self) -> None:
         """Compare ledger and exchange: assets, orders, executions (I3, I9), and what was left behind (I15, I17)."""
+        self.close()
         books = self.world.exchange.books
         if not books.conserved():
             self.fail("I3", "the exchange's own books are wrong")

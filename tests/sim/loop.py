@@ -7,8 +7,10 @@ thread would, and takes as long as the simulated disk says. A connection is a pa
 import asyncio
 import selectors
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
 from typing import Any, Protocol, cast
 
 from daemon.edge.clock import Clock
@@ -29,13 +31,12 @@ class StuckError(RuntimeError):
     """Nothing can happen any more, or time does not pass although something always happens."""
 
 
-class _Selector(selectors.SelectSelector):
-    """Selects nothing: where a real one would wait, time passes at once."""
+class _Clockwork(selectors.SelectSelector):
+    """Virtual time, and a selector that knows no file: nothing comes from outside."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_ns = 0
-        self._spins = 0
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Keep the loop's own wake-up pipe out of sight."""
@@ -53,21 +54,31 @@ class _Selector(selectors.SelectSelector):
         """Know no file."""
         raise KeyError(fileobj)
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Let time pass as far as the next timer."""
-        if timeout is None:
-            raise StuckError("nothing is scheduled: every task waits for something that cannot come")
-        self.now_ns += ROUND_NS
-        if timeout <= 0:
-            self._spins += 1
-            if self._spins > SPINS_MAX:
-                raise StuckError(
-                    f"{SPINS_MAX} rounds of the loop in a row had something to do at once, at {self.now_ns} ns"
-                )
-            return []
-        self._spins = 0
-        self.now_ns += max(1, round(timeout * NS))
-        return []
+
+def _nothing() -> None:
+    """Stand where a callback was."""
+
+
+class _Handle(asyncio.TimerHandle):
+    """Something to do, without what asyncio's own keeps for debugging."""
+
+    __slots__ = ()
+
+    def __init__(self, when: float, callback: Callable[..., Any], args: Any, context: Context | None) -> None:
+        self._when = when
+        self._callback = callback
+        self._args = args
+        self._context = copy_context() if context is None else context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Do nothing when the time comes."""
+        self._cancelled = True
+        self._callback, self._args = _nothing, ()
+
+    def __repr__(self) -> str:
+        """Name what is to be done."""
+        return f"<{self._callback!r} at {self._when}>"
 
 
 class Disk(Protocol):
@@ -107,8 +118,12 @@ class SimLoop(asyncio.SelectorEventLoop):
     """Virtual time, memory connections, inline executors."""
 
     def __init__(self) -> None:
-        self.clockwork = _Selector()
+        self.clockwork = _Clockwork()
         super().__init__(self.clockwork)
+        self._now: deque[_Handle] = deque()
+        self._later: list[tuple[int, int, _Handle]] = []
+        self._number = 0
+        self._spins = 0
         self.network: Wires | None = None
         self.disk: Disk | None = None
         self.owned: dict[str, dict[asyncio.Task[Any], None]] = {}
@@ -124,6 +139,63 @@ class SimLoop(asyncio.SelectorEventLoop):
     def now_ns(self) -> int:
         """Return virtual ns since the start."""
         return self.clockwork.now_ns
+
+    # ------------------------------------------------------------------ what is done when
+
+    def call_soon(self, callback: Any, *args: Any, context: Context | None = None) -> _Handle:  # type: ignore[override]
+        """Do it in the next round."""
+        handle = _Handle(0.0, callback, args, context)
+        self._now.append(handle)
+        return handle
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> _Handle:  # type: ignore[override]
+        """Do it in the next round; there is one thread only."""
+        return self.call_soon(callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> _Handle:  # type: ignore[override]
+        """Do it when it is time; of two at the same time the older goes first."""
+        handle = _Handle(when, callback, args, context)
+        self._number += 1
+        heappush(self._later, (round(when * NS), self._number, handle))
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> _Handle:  # type: ignore[override]
+        """Do it after a while."""
+        return self.call_at(self.clockwork.now_ns / NS + delay, callback, *args, context=context)
+
+    def _run_once(self) -> None:
+        """Do what is to be done now; when there is nothing, let time pass as far as the next timer."""
+        now, later, clockwork = self._now, self._later, self.clockwork
+        while later and later[0][2]._cancelled:
+            heappop(later)
+        clockwork.now_ns += ROUND_NS
+        if now or getattr(self, "_stopping", False):
+            self._spins += 1
+            if self._spins > SPINS_MAX:
+                raise StuckError(
+                    f"{SPINS_MAX} rounds of the loop in a row had something to do at once, at {self.now_ns} ns"
+                )
+        elif later:
+            self._spins = 0
+            clockwork.now_ns = max(clockwork.now_ns, later[0][0])
+        else:
+            raise StuckError("nothing is scheduled: every task waits for something that cannot come")
+        while later and later[0][0] <= clockwork.now_ns:
+            handle = heappop(later)[2]
+            if not handle._cancelled:
+                now.append(handle)
+        for _ in range(len(now)):
+            handle = now.popleft()
+            if handle._cancelled:
+                continue
+            try:
+                handle._context.run(handle._callback, *handle._args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as asyncio does: whoever watches the loop hears of it
+                self.call_exception_handler(
+                    {"message": f"exception in {handle!r}", "exception": error, "handle": handle}
+                )
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         """Make a task and note whose it is, so that a life of the daemon can end at once."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import random
 import ssl
 import warnings
@@ -27,10 +28,13 @@ from daemon.edge import lock
 from daemon.edge.clock import Clock
 from daemon.edge.worker_child import InlineWorker
 from daemon.edge.worker_wire import WorkerConfig
+from daemon.exchange import server
 from daemon.service import lifecycle, venues
 from tests.sim.loop import NS, SimClock, SimLoop, Ticket
 
 LINES_MAX = 5_000
+EXCHANGE_IDLE_S = 0.25
+"""How long the exchange waits when nothing is due: trades come when they are due anyway."""
 
 # By name: ccxt's packages shadow their own modules.
 throttling: Any = import_module("ccxt.async_support.base.throttler")
@@ -154,6 +158,28 @@ class Machine:
         self.monotonic_ns = clock.mono_ns
 
 
+async def _leaky_bucket_loop(throttler: Any) -> None:
+    """Do what ccxt's throttler does, but wait in one step as long as it would have polled every millisecond."""
+    config, queue = throttler.config, throttler.queue
+    last_ms = throttling.time() * 1000
+    while throttler.running:
+        future, cost = queue[0]
+        if config["tokens"] >= 0:
+            config["tokens"] -= config["cost"] if cost is None else cost
+            if not future.done():
+                future.set_result(None)
+            queue.popleft()
+            await asyncio.sleep(0)
+            throttler.running = bool(queue)
+            continue
+        polls = math.ceil(-config["tokens"] / config["refillRate"] / 1000 / config["delay"])
+        await asyncio.sleep(max(1, polls) * config["delay"])
+        now_ms = throttling.time() * 1000
+        refill = (now_ms - last_ms) * config["refillRate"]
+        last_ms = now_ms
+        config["tokens"] = min(config["tokens"] + refill, config["capacity"])
+
+
 async def _start_connection(addr_infos: Any, **_options: Any) -> Ticket:
     return Ticket(int(addr_infos[0][4][1]))
 
@@ -200,6 +226,9 @@ def staged(loop: SimLoop, clock: SimClock, chance: Chance, folder: Path) -> Iter
             (ccxt_base.BaseExchange, "microseconds", staticmethod(lambda: clock.now_ns() // 1_000)),
             (ccxt_base.BaseExchange, "seconds", staticmethod(lambda: clock.now_ns() // NS)),
             (throttling, "time", lambda: clock.mono_ns() / NS),
+            (throttling.Throttler, "leaky_bucket_loop", _leaky_bucket_loop),
+            (server, "_PUMP_SECONDS", EXCHANGE_IDLE_S),
+            (server, "_HANG_POLL_SECONDS", EXCHANGE_IDLE_S),
             (aiohappyeyeballs, "start_connection", _start_connection),
             (aiohttp.connector, "monotonic", loop.time),
             (aiohttp.ClientSession, "__del__", _nothing),
