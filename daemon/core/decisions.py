@@ -48,6 +48,11 @@ class Decisions:
         """Say whether a piece of work waits for ``proceed``."""
         return self._work is not None
 
+    @property
+    def asked(self) -> Decide | None:
+        """Return the question that the worker has not answered yet."""
+        return self._asked
+
     def proceed(self) -> tuple[Effect, ...]:
         """Do the next piece of what was begun."""
         work, self._work = self._work, None
