@@ -112,6 +112,8 @@ class LiveVenue:
         """Told client id and time (ns UTC) immediately before an order's first byte is written."""
         self._stream_since_ns = 0
         self._closed = False
+        self._waiting: dict[str, Tracked] = {}
+        """Orders that are being sent and whose first byte has not left yet."""
         self._chores: asyncio.Queue[Tracked] = asyncio.Queue(CHORES_MAX)
         self._pending: set[str] = set()
         self.reconciler = Reconciler(
@@ -169,8 +171,10 @@ class LiveVenue:
                 group.create_task(self._finish(order), name=f"finish {order.client_id}")
 
     async def close(self) -> None:
-        """Release sockets."""
+        """Let nothing more leave, say of every order that has not that it never will (F44), and release sockets."""
         self._closed = True
+        for order in tuple(self._waiting.values()):
+            self._denied(order, "not_sent: the daemon stops")
         await self.calls.close()
 
     # ------------------------------------------------------------------ sending
@@ -178,7 +182,7 @@ class LiveVenue:
     async def send(self, approved: Approved) -> None:
         """Send one approved order once; news comes back as events, never as an exception."""
         intent = approved.intent
-        order = self.tracker.add(intent)
+        order = self._waiting[intent.client_id] = self.tracker.add(intent)
         answer = await self.calls.place(intent, lambda: self._forbids(intent))
         if answer.refused or not answer.left:
             self._denied(order, answer.refused or f"not_sent: {answer.error}")
@@ -192,14 +196,17 @@ class LiveVenue:
         await self._follow(outcome)
 
     def _forbids(self, intent: Intent) -> str:
-        """Return why an order must not leave in this instant, "" when it may."""
+        """Return why an order must not leave in this instant, "" when it may: then it does."""
         if self._latch.is_set():
             return "killed"
+        if self._closed:
+            return "stopping"
         now_ns = self._clock.now_ns()
         if now_ns > intent.expires_ns:
             return "too_old"
         if self.quota.wait_s > 0:
             return "backing_off"
+        self._waiting.pop(intent.client_id, None)
         self.on_sent(intent.client_id, now_ns)
         return ""
 
@@ -238,6 +245,8 @@ class LiveVenue:
             self._log.warning("orders.clock_not_measured", error=str(error))
 
     def _denied(self, order: Tracked, detail: str) -> None:
+        if self._waiting.pop(order.client_id, None) is None:
+            return  # said already
         order.state = OrderState.DENIED
         self.tracker.forget(order)
         self._log.warning("orders.denied", client_id=order.client_id, detail=detail)

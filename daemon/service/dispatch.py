@@ -180,6 +180,9 @@ class Dispatcher:
         if not durable:
             self._deny(submit, "the ledger could not make it durable in time")
             return
+        if self._stopping():  # meanwhile: durably denied, so that the next start has nothing to look for (F44)
+            self._deny(submit, "the daemon is stopping")
+            return
         self._leaving += 1
         self._turns.hold()
         try:
@@ -217,6 +220,9 @@ class Dispatcher:
 
     async def _send(self, approved: Approved) -> None:
         """Send one order; should the port raise all the same, the order may have left: its fate is unknown."""
+        if self._stopping():
+            self._emit(Denied((approved.intent.client_id,), "the daemon is stopping", self._clock.now_ns()))
+            return
         try:
             await self._venue.send(approved)
         except Exception:

@@ -12,6 +12,7 @@ import pytest
 from aiohttp import ClientRequest, TCPConnector
 
 from daemon.domain.errors import Transient
+from daemon.domain.events import Denied
 from daemon.domain.orders import Approved, Fill, OrderState, OrderUpdate, Side
 from daemon.exchange.config import Limits, SimConfig
 from tests.edge.venue_kit import CLOCK, S_NS, Rig, rig, until
@@ -126,6 +127,25 @@ async def test_age_is_judged_when_a_connection_is_in_hand(tmp_path: Path) -> Non
 
         assert 0 < sent < 6
         assert live.denied() == ["too_old"] * (6 - sent)
+
+
+async def test_f44_a_stop_says_of_every_order_that_has_not_left_that_it_never_will(tmp_path: Path) -> None:
+    """Orders in ccxt's queue when the daemon stops: denied before the ledger closes, and none leaves afterwards."""
+    async with rig(tmp_path, limited=True) as live:
+        exchange = live.venue.calls.send_lane.exchange
+        exchange.throttler.config.update(algorithm="leakyBucket", refillRate=1 / 1_000, tokens=0)
+        intents = [live.intent(expires_ns=CLOCK.now_ns() + 60 * S_NS) for _ in range(4)]
+        sends = [asyncio.ensure_future(live.submit(intent)) for intent in intents]
+        await until(lambda: live.requests("POST", "/api/v3/order") == 1 and len(live.venue.tracker.live) == 3)
+        await live.venue.close()
+        denied = {event.client_ids[0]: event.detail for event in live.of(Denied)}
+        await asyncio.gather(*sends)
+        sent = {order.client_id for order in live.sim.books.orders}
+
+        assert len(sent) == 1
+        assert denied == {one.client_id: "not_sent: the daemon stops" for one in intents if one.client_id not in sent}
+        assert len(live.of(Denied)) == 3
+        assert live.requests("POST", "/api/v3/order") == 1
 
 
 async def test_venue_that_cannot_be_reached_got_nothing(live: Rig) -> None:

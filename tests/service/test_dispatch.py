@@ -263,6 +263,39 @@ async def test_nothing_leaves_while_stopping() -> None:
     assert rig.ports.asked == []
 
 
+async def test_f44_a_stop_during_the_commit_denies_what_was_made_durable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Durable and not sent: said at once, instead of a minute of searching at the next start."""
+    rig = Rig()
+    commit = rig.ports.commit
+
+    async def slow(submit: Submit) -> bool:
+        rig.stopping = True
+        return await commit(submit)
+
+    monkeypatch.setattr(rig.ports, "commit", slow)
+    events = await rig.run(SUBMIT)
+
+    assert [type(event) for event in events] == [Denied]
+    assert events[0].client_ids == ("a", "b")  # type: ignore[union-attr]
+    assert rig.ports.asked == ["commit"]
+
+
+async def test_f44_a_stop_between_two_orders_denies_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first has left; the second never does."""
+    rig = Rig()
+    send = rig.ports.send
+
+    async def last(one: Approved) -> None:
+        await send(one)
+        rig.stopping = True
+
+    monkeypatch.setattr(rig.ports, "send", last)
+    events = await rig.run(SUBMIT)
+
+    assert [event.client_ids for event in events if isinstance(event, Denied)] == [("b",)]
+    assert rig.ports.asked == ["commit", "send a"]
+
+
 async def test_a_send_that_raises_leaves_its_order_unknown_and_the_others_go() -> None:
     """The order may have left: UNKNOWN asks for evidence; it never stays SENDING and is never sent again."""
     rig = Rig()
