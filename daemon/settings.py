@@ -13,7 +13,7 @@ import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 from daemon.domain.errors import ConfigError, Unsafe
 from daemon.settings_checks import contradictions, not_built
 from daemon.settings_schema import Settings
-from daemon.settings_values import hide_password, is_loopback
+from daemon.settings_values import BOUNDS, WANTED, hide_password, is_loopback, url_password
 
 ENV_PREFIX = "BALLAST_"
 CRASH_AT = "BALLAST_TEST_CRASH_AT"
@@ -41,6 +41,8 @@ __all__ = [
     "config_hash",
     "crash_at",
     "json_schema",
+    "ledger_password",
+    "ledger_secrets",
     "load_settings",
     "read_keys",
     "redacted",
@@ -158,6 +160,18 @@ def read_keys(settings: Settings) -> ExchangeKeys:
     )
 
 
+def ledger_password(settings: Settings) -> str:
+    """Return the ledger's password from its file, "" when it comes from elsewhere. Raises ConfigError as `read_secret_file`."""
+    file = settings.ledger.password_file
+    return read_secret_file("ledger.password_file", file).get_secret_value() if file else ""
+
+
+def ledger_secrets(settings: Settings, env: Mapping[str, str] | None = None) -> list[str]:
+    """Return every password the ledger's connection may use that we know of, for logs to leave out."""
+    known = os.environ if env is None else env
+    return [ledger_password(settings), url_password(settings.ledger.url), known.get("PGPASSWORD", "")]
+
+
 def read_secret_file(name: str, path: str) -> SecretStr:
     """Return a secret from its file, surrounding white space removed.
 
@@ -239,6 +253,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
                 f"{path}: exchange.{key}: secrets never live in the file; "
                 f"set {ENV_PREFIX}EXCHANGE__{key.upper()} or exchange.{key}_file"
             )
+    ledger = tree.get("ledger")
+    url = str(ledger.get("url", "")) if isinstance(ledger, dict) else ""
+    if url.startswith("postgresql") and url_password(url):
+        raise ConfigError(
+            f"{path}: ledger.url: a password never lives in the file; set ledger.password_file, a libpq passfile "
+            f"(PGPASSFILE), PGPASSWORD or {ENV_PREFIX}LEDGER__URL"
+        )
     return tree
 
 
@@ -329,29 +350,6 @@ def _from_text(text: str, annotation: Any) -> Any:
         return text
 
 
-_WANTED: Final = {
-    "string_type": 'must be text in quotes, such as key = "value"',
-    "int_type": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number without quotes",
-    "bool_type": "must be true or false",
-    "tuple_type": 'must be a list such as ["BTC/USDT", "ETH/USDT"]',
-    "dict_type": "must be a table",
-    "model_type": "must be a table such as [risk]",
-    "model_attributes_type": "must be a table such as [risk]",
-    "finite_number": "must be a finite number",
-}
-_BOUNDS: Final = {
-    "greater_than": ("gt", "must be more than {}"),
-    "greater_than_equal": ("ge", "must be at least {}"),
-    "less_than": ("lt", "must be less than {}"),
-    "less_than_equal": ("le", "must be at most {}"),
-    "too_short": ("min_length", "needs at least {} entry"),
-    "too_long": ("max_length", "may have at most {} entries"),
-    "string_too_short": ("min_length", "needs at least {} character"),
-}
-
-
 def _explain(error: ErrorDetails, tree: Mapping[str, Any], sources: Mapping[tuple[str, ...], str]) -> str:
     """Return one plain line for one of pydantic's errors."""
     path = tuple(str(part) for part in error["loc"])
@@ -368,15 +366,15 @@ def _explain(error: ErrorDetails, tree: Mapping[str, Any], sources: Mapping[tupl
             value = value.get(part) if isinstance(value, Mapping) else None
     shown = "(secret)" if _is_secret(path[-1]) else json.dumps(value, default=str, ensure_ascii=False)[:200]
     context = error.get("ctx", {})
-    if error["type"] in _BOUNDS:
-        name, text = _BOUNDS[error["type"]]
+    if error["type"] in BOUNDS:
+        name, text = BOUNDS[error["type"]]
         wanted = text.format(f"{context[name]:g}" if isinstance(context[name], float) else context[name])
     elif error["type"] == "literal_error":
         wanted = f"must be {context['expected']}"
     elif error["type"] == "value_error":
         wanted = str(context["error"])
     else:
-        wanted = _WANTED.get(error["type"], error["msg"])
+        wanted = WANTED.get(error["type"], error["msg"])
     return f"{prefix}{key} = {_unlined(hide_password(shown))}: {wanted[:LINE_CHARS_MAX]}"
 
 

@@ -71,8 +71,6 @@ def not_built(settings: Settings) -> list[str]:
         )
     if settings.mqtt.url:
         lines.append("mqtt.url: this version has no MQTT outlet yet; leave it empty")
-    if settings.ledger.standby:
-        lines.append("ledger.standby = true: not built yet; set it to false")
     return lines
 
 

@@ -249,13 +249,14 @@ class LedgerTable(Section):
     """Durable memory."""
 
     url: str = Field(default="", description='"" = sqlite in <state_dir>/<mode>/ballast.db; or postgresql://…')
-    standby: bool = False
+    password_file: str = Field(default="", description="file holding the password (systemd credential, Docker secret)")
+    standby: bool = Field(default=False, description="wait while another instance holds the account, then take over")
 
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
-        if value and not re.match(r"(sqlite|postgresql)(\+\w+)?://", value):
-            raise ValueError('must be "", sqlite:///file or postgresql://…')
+        if value and not re.match(r"sqlite:///[^\s?]+$|postgresql(\+psycopg)?://\S*$", value):
+            raise ValueError('must be "", sqlite:///file or postgresql://user@host/database')
         return value
 
 
@@ -393,8 +394,3 @@ class Settings(Section):
     def mode_path(self) -> Path:
         """Return the folder that holds ledger and journal of this mode."""
         return self.state_path / self.mode
-
-    @property
-    def ledger_url(self) -> str:
-        """Return the ledger's SQLAlchemy URL, the default resolved."""
-        return self.ledger.url or f"sqlite:///{self.mode_path / 'ballast.db'}"

@@ -6,7 +6,8 @@ import re
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Final
+from urllib.parse import unquote, urlsplit
 
 NS_PER_S = 1_000_000_000
 
@@ -36,6 +37,8 @@ _UNIT_NS = {
 }
 _DURATION = re.compile(r"(\d+)(ms|s|m|h|d|w)")
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^\s\"]*@")
+_PASSWORD_IN = re.compile(r"://[^/\s:@]*:([^\s\"]*)@")
+_PASSWORD_AS = re.compile(r"[?&](?:ssl)?password=([^&\s]*)")
 _LOOPBACK_NAMES = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
 DURATION_NS_MAX = 3650 * 86_400 * NS_PER_S
 
@@ -146,7 +149,17 @@ def check_url(text: str, *, plain: str, secure: str) -> str:
 
 def hide_password(text: str) -> str:
     """Return the text with the password of every URL in it replaced by ``**********``."""
-    return _PASSWORD.sub(r"\1**********@", text)
+    return _PASSWORD_AS.sub(_starred, _PASSWORD.sub(r"\1**********@", text))
+
+
+def _starred(found: re.Match[str]) -> str:
+    return f"{found.group().partition('=')[0]}=**********"
+
+
+def url_password(text: str) -> str:
+    """Return the password that a URL carries, in its authority or as a parameter, "" when it has none."""
+    found = _PASSWORD_IN.search(text) or _PASSWORD_AS.search(text)
+    return unquote(found.group(1)) if found else ""
 
 
 @cache
@@ -157,3 +170,26 @@ def exchange_ids() -> frozenset[str]:
         return frozenset()
     folder = Path(spec.submodule_search_locations[0]) / "async_support"
     return frozenset(file.stem for file in folder.glob("*.py") if not file.stem.startswith("_"))
+
+
+WANTED: Final = {
+    "string_type": 'must be text in quotes, such as key = "value"',
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number without quotes",
+    "bool_type": "must be true or false",
+    "tuple_type": 'must be a list such as ["BTC/USDT", "ETH/USDT"]',
+    "dict_type": "must be a table",
+    "model_type": "must be a table such as [risk]",
+    "model_attributes_type": "must be a table such as [risk]",
+    "finite_number": "must be a finite number",
+}
+BOUNDS: Final = {
+    "greater_than": ("gt", "must be more than {}"),
+    "greater_than_equal": ("ge", "must be at least {}"),
+    "less_than": ("lt", "must be less than {}"),
+    "less_than_equal": ("le", "must be at most {}"),
+    "too_short": ("min_length", "needs at least {} entry"),
+    "too_long": ("max_length", "may have at most {} entries"),
+    "string_too_short": ("min_length", "needs at least {} character"),
+}

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.edge.postgres import postgres, postgres_database
+
+__all__ = ["postgres", "postgres_database"]
+
 REPO = Path(__file__).resolve().parent.parent
 
 # No deadline: the machines that run this are shared. In CI the examples are derived from the test itself, so a red

@@ -32,15 +32,18 @@ def start_logs(settings: "Settings") -> None:
     """Set logging up as configured, with the keys registered for redaction wherever they come from."""
     from daemon.domain.errors import Fatal
     from daemon.outlets import logs
-    from daemon.settings import read_keys
+    from daemon.settings import ledger_secrets, read_keys
 
     secrets = (settings.exchange.api_key, settings.exchange.api_secret)
+    passwords: list[str] = []
+    with contextlib.suppress(Fatal):
+        passwords = ledger_secrets(settings)
     with contextlib.suppress(Fatal):  # paper reads none; what is missing or unreadable the command itself will say
         secrets = read_keys(settings)
     logs.setup(
         style=settings.log.format,
         level=settings.log.level,
-        secrets=[secret.get_secret_value() for secret in secrets],
+        secrets=[*(secret.get_secret_value() for secret in secrets), *passwords],
     )
 
 

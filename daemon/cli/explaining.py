@@ -11,6 +11,7 @@ from daemon.domain.errors import UsageError
 from daemon.edge.explain import Explanation, explain
 from daemon.edge.ledger_read import LedgerReader
 from daemon.outlets.times import iso
+from daemon.service.place import ledger_place
 
 if TYPE_CHECKING:
     from daemon.settings import Settings
@@ -29,12 +30,12 @@ def explanation(settings: "Settings", name: str) -> Explanation:
     UsageError
         Nothing in the ledger has that name.
     """
-    with LedgerReader(settings.mode_path / "ballast.db") as reader:
+    with LedgerReader(ledger_place(settings)) as reader:
         found = explain(reader, name)
     if found is None:
         what = f"{name[:100]!a}: no decision or order of that name" if name else "no decision with orders yet"
         raise UsageError(
-            f"{what} in {reader.path}; `ballast orders` lists the newest. A decision that ordered nothing is "
+            f"{what} in {reader.place}; `ballast orders` lists the newest. A decision that ordered nothing is "
             "kept in the running daemon's memory only"
         )
     return found

@@ -1,6 +1,6 @@
 """The ledger: what must survive the process, durable before any byte is sent.
 
-Everything that touches the database runs in one thread of its own (`_Store`); the coroutines here await it. Intents go
+Everything that touches the database runs in one thread of its own (`Store`); the coroutines here await it. Intents go
 through `commit`, which has a time limit; what the venue has already done goes through `record`, which has none: those
 rows wait in memory and are retried until they are written.
 """
@@ -12,15 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from daemon.domain.errors import ConfigError, Transient
+from daemon.domain.errors import ConfigError, Fatal, Transient, Unreachable
 from daemon.domain.events import Booked, Persist, Recorded, Restored, Submit
 from daemon.domain.orders import OrderRecord
+from daemon.edge import ledger_rows as rows
 from daemon.edge.books import Books
 from daemon.edge.clock import Clock
-from daemon.edge.database import brief
-from daemon.edge.ledger_store import LedgerConfig, Row, Store, Ticket, Written
+from daemon.edge.database import LedgerConfig, brief
+from daemon.edge.ledger_store import LedgerLost, Row, Store, Superseded, Ticket, Written
 
 __all__ = ["LedgerConfig", "SqlLedger"]
 
@@ -31,7 +33,16 @@ BATCH_ROWS_MAX: Final = 128
 RETRY_S_MAX: Final = 2.0
 """Longest pause between two attempts to write what must be written."""
 CLOSE_S_MAX: Final = 5.0
-"""How long `close` waits for the rows that are still queued."""
+"""How long `close` waits for the rows that are still queued, and `open` between two words about a server that is away."""
+BEAT_S: Final = 2.0
+"""How often a server hears from us, and a fault is looked after: several times within `postgres.LEASE_S`."""
+STUCK_S_MAX: Final = 30.0
+"""A server that leaves us without an answer for so long is asked anew over another connection."""
+OPEN_S_MAX: Final = 30.0
+"""How long a start waits for a server that does not answer (it may be starting too)."""
+OPEN_PAUSE_S: Final = 1.0
+FINAL: Final = (Superseded, LedgerLost)
+"""After these nothing is written any more: the instance has to end."""
 
 T = TypeVar("T")
 
@@ -57,9 +68,31 @@ class SqlLedger:
         self._idle.set()
         self._failures = 0
         self._closed = False
+        self._beat: asyncio.TimerHandle | None = None
+        self._asked: tuple[asyncio.Future[None], float] | None = None
+        self.lost: Fatal | None = None
+        self.on_lost: Callable[[Fatal], None] | None = None
+        """Told once when another instance has taken over, or the database forgot what it had confirmed."""
         self._log = structlog.get_logger("ballast")
 
     # ------------------------------------------------------------------ the port
+
+    async def take(self) -> str:
+        """Take the locks that `open` needs, keep those that are free, and return who holds the next; "" when all are ours.
+
+        Raises
+        ------
+        ConfigError
+            The database cannot be used.
+        Transient
+            Its server does not answer.
+        """
+        return await self._read(self._store.lease.take)
+
+    @property
+    def folder_held(self) -> bool:
+        """Say whether the lock of the state folder is ours, so that its files may be written."""
+        return self._store.lease.folder_held
 
     async def open(self) -> Restored:
         """Lock, migrate, raise the epoch durably and return what is remembered.
@@ -70,18 +103,42 @@ class SqlLedger:
             Another instance holds the ledger or the account.
         ConfigError
             The database is damaged, cannot be written, or belongs to another account while positions are held.
+        Unreachable
+            Its server did not answer for half a minute.
         """
+        place = self.config.place
         try:
-            return await self._run(self._store.open)
+            restored = await self._open_patiently() if place.path is None else await self._run(self._store.open)
         except SQLAlchemyError as error:
             await self._run(self._store.close)
+            remedy = "look at the server's log" if place.path is None else "free the disk or make it writable"
             raise ConfigError(
-                f"ledger {self.config.path}: {brief(error)}; the file is kept as it is: "
-                "free the disk or make it writable, or restore it from a backup"
+                f"ledger {place}: {brief(error)}; it is kept as it is: {remedy}, or restore it from a backup"
             ) from error
         except BaseException:
             await self._run(self._store.close)
             raise
+        self._again_in(BEAT_S)
+        return restored
+
+    async def _open_patiently(self) -> Restored:
+        """Open a ledger on a server, which may be starting or restarting at this moment."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + OPEN_S_MAX
+        while True:
+            try:
+                return await self._run(self._store.open)
+            except OperationalError as error:
+                words = brief(error)
+                if self._store.lease.refused(error):
+                    raise
+                if loop.time() > deadline:
+                    raise Unreachable(
+                        f"ledger {self.config.place}: no answer within {OPEN_S_MAX:.0f} s ({words}); "
+                        "start the server, or correct ledger.url"
+                    ) from error
+            self._log.warning("ledger.waiting", ledger=str(self.config.place), error=words)
+            await asyncio.sleep(OPEN_PAUSE_S)
 
     async def commit(self, submit: Submit) -> bool:
         """Make the intents durable (state SENDING) in one transaction; false when it could not within 250 ms.
@@ -89,6 +146,8 @@ class SqlLedger:
         After false nothing of it may be sent: a transaction that lands late is marked DENIED before the thread does
         anything else.
         """
+        if self.lost is not None:
+            return False
         ticket = Ticket()
         work = self._submit(lambda: self._store.commit(submit, ticket))
         try:
@@ -101,7 +160,10 @@ class SqlLedger:
             return False
         try:
             ok = await work
-        except (SQLAlchemyError, OSError, ValueError) as error:
+        except FINAL as error:
+            self._lose(error)
+            return False
+        except (SQLAlchemyError, Transient, OSError, ValueError) as error:
             self._log.error("ledger.commit_failed", decision=submit.decision, error=brief(error))
             return False
         return ok
@@ -114,18 +176,24 @@ class SqlLedger:
         self._queue.append(effect)
         if self._closed:
             self._log.critical("ledger.row_after_close", row=repr(effect))
-        if self._idle.is_set() and not self._closed:
+        if self._idle.is_set() and not self._closed and self.lost is None:
             self._idle.clear()
             self._drain()
 
     async def close(self) -> None:
         """Write what is queued and close."""
-        if not self._closed:
-            if not await self.flush(CLOSE_S_MAX):
-                self._log.error("ledger.closed_with_backlog", rows=len(self._queue))
-            self._closed = True
-            await self._run(self._store.close)
-            self._thread.shutdown(wait=False)
+        if self._closed:
+            return
+        if self.lost is not None or not await self.flush(CLOSE_S_MAX):
+            self._log.error("ledger.closed_with_backlog", rows=len(self._queue))
+        self._closed = True
+        if self._beat is not None:
+            self._beat.cancel()
+        closing = self._submit(self._store.close)
+        if not (await asyncio.wait({closing}, timeout=1.0))[0]:
+            self._store.lease.cut()  # the thread waits for a server that does not answer
+        await closing
+        self._thread.shutdown(wait=False)
 
     # ------------------------------------------------------------------ for reconciliation, readiness and status
     # Queries raise Transient when the database does not answer.
@@ -138,7 +206,7 @@ class SqlLedger:
     @property
     def writable(self) -> bool:
         """Say whether the last write succeeded."""
-        return self._failures == 0 and self._store.healthy
+        return self._failures == 0 and self._store.healthy and self.lost is None and not self._overdue
 
     @property
     def first_start(self) -> bool:
@@ -164,39 +232,41 @@ class SqlLedger:
 
     async def books(self) -> Books:
         """Return the balances that follow from the rows written so far."""
-        return await self._read(self._store.books)
+        return await self._run(self._store.books)
 
     async def unfinished(self) -> list[OrderRecord]:
         """Return orders that may still change money; their ``filled`` is what is booked."""
-        return await self._read(self._store.unfinished)
+        return await self._ask(lambda connection, _book: rows.unfinished(connection))
 
     async def known_trades(self, symbol: str, trade_ids: tuple[str, ...]) -> set[str]:
         """Return those of the trade ids that are booked already."""
-        return await self._read(lambda: self._store.known_trades(symbol, trade_ids))
+        return await self._ask(
+            lambda connection, book: rows.known_trades(connection, book, symbol=symbol, trade_ids=trade_ids)
+        )
 
     async def known_flows(self, details: tuple[str, ...]) -> set[str]:
         """Return those of the details under which a flow is booked already."""
-        return await self._read(lambda: self._store.known_flows(details))
+        return await self._ask(lambda connection, book: rows.known_flows(connection, book, details))
 
     async def first_flow(self) -> int:
         """Return when the books were opened (ns UTC), 0 when they were not."""
-        return await self._read(self._store.first_flow)
+        return await self._ask(rows.first_flow)
 
     async def last_trades(self) -> dict[str, int]:
         """Return the newest numeric trade id booked for each symbol."""
-        return await self._read(self._store.last_trades)
+        return await self._ask(rows.last_trades)
 
     async def find_orders(self, client_ids: tuple[str, ...]) -> dict[str, OrderRecord]:
         """Return the orders known under these client ids."""
-        return await self._read(lambda: self._store.find_orders(client_ids))
+        return await self._ask(lambda connection, _book: rows.find_orders(connection, client_ids))
 
     async def find_venue_ids(self, symbol: str, venue_ids: tuple[str, ...]) -> dict[str, OrderRecord]:
         """Return the orders of a symbol known under these ids of the venue."""
-        return await self._read(lambda: self._store.find_venue_ids(symbol, venue_ids))
+        return await self._ask(lambda connection, _book: rows.find_venue_ids(connection, symbol, venue_ids))
 
     async def traded_symbols(self) -> dict[str, int]:
         """Return every symbol an intent was ever made for, with the time of the first one (ns)."""
-        return await self._read(self._store.traded_symbols)
+        return await self._ask(lambda connection, _book: rows.traded_symbols(connection))
 
     # ------------------------------------------------------------------ the thread
 
@@ -207,11 +277,57 @@ class SqlLedger:
         return await self._submit(work)
 
     async def _read(self, work: Callable[[], T]) -> T:
-        """Run a query; a database that does not answer is a fault that passes."""
+        """Do what changes nothing; a database that does not answer is a fault that passes."""
         try:
             return await self._submit(work)
+        except FINAL as error:
+            self._lose(error)
+            raise Transient(str(error)) from error
         except SQLAlchemyError as error:
             raise Transient(f"ledger: {brief(error)}") from error
+
+    async def _ask(self, query: Callable[[Connection, int], T]) -> T:
+        return await self._read(lambda: self._store.read(query))
+
+    def _lose(self, error: Fatal) -> None:
+        """Stop writing for good and tell the daemon, once."""
+        if self.lost is None:
+            self.lost = error
+            self._log.critical("ledger.lost", error=str(error), rows=len(self._queue))
+            self._idle.set()
+            if self.on_lost is not None:
+                self.on_lost(error)
+
+    # ------------------------------------------------------------------ the heartbeat
+
+    @property
+    def _overdue(self) -> bool:
+        """Say whether the database has left the heartbeat without an answer for longer than two of them take."""
+        return self._asked is not None and asyncio.get_running_loop().time() - self._asked[1] > 2 * BEAT_S
+
+    def _again_in(self, seconds: float) -> None:
+        self._beat = asyncio.get_running_loop().call_later(seconds, self._tend)
+
+    def _tend(self) -> None:
+        """Let the thread say that we live, and look after a fault; cut the wire of a server that never answers."""
+        if self._closed or self.lost is not None:
+            return
+        self._again_in(BEAT_S)
+        if self._asked is None:
+            work = self._submit(self._store.tend)
+            self._asked = work, asyncio.get_running_loop().time()
+            work.add_done_callback(self._tended)
+        elif asyncio.get_running_loop().time() - self._asked[1] > STUCK_S_MAX:
+            self._log.error("ledger.stuck", ledger=str(self.config.place), seconds=STUCK_S_MAX)
+            self._store.lease.cut()
+
+    def _tended(self, work: asyncio.Future[None]) -> None:
+        self._asked = None
+        failure = None if work.cancelled() else work.exception()
+        if isinstance(failure, FINAL):
+            self._lose(failure)
+        elif failure is not None and not self._closed:
+            self._log.warning("ledger.unhealthy", error=brief(failure))
 
     def _drain(self) -> None:
         batch = [self._queue[n] for n in range(min(len(self._queue), BATCH_ROWS_MAX))]
@@ -224,6 +340,9 @@ class SqlLedger:
         else:
             failure = work.exception()
             written = work.result() if failure is None else Written(0, (), failure)
+            if isinstance(failure, FINAL):
+                self._lose(failure)
+                return
         for row, reason in written.refused:
             self._log.critical("ledger.row_refused", row=repr(row), error=reason)
         for _ in range(written.done):

@@ -7,15 +7,15 @@ from typing import Self
 
 import msgspec
 from sqlalchemy import Connection, RowMapping, Table, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
-from daemon.domain.errors import ConfigError
+from daemon.domain.errors import ConfigError, Unreachable
 from daemon.domain.events import Flow
 from daemon.domain.orders import TERMINAL, Fill, OrderRecord
 from daemon.edge import ledger_rows as rows
 from daemon.edge import tables
 from daemon.edge.books import Books
-from daemon.edge.database import brief, sqlite_engine
+from daemon.edge.database import Place, brief, engine_of
 
 
 class LedgerSummary(msgspec.Struct, frozen=True):
@@ -46,26 +46,37 @@ class DecisionRow(msgspec.Struct, frozen=True):
 class LedgerReader:
     """A read-only connection; synchronous, for one thread, also while the daemon writes.
 
+    Parameters
+    ----------
+    where
+        The ledger's place, or its SQLite file.
+
     Raises
     ------
     ConfigError
         There is no ledger, or it cannot be read.
+    Unreachable
+        Its server does not answer.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if not path.exists():
-            raise ConfigError(f"ledger {path} does not exist; start `ballast run` with this state_dir first")
-        self._engine = sqlite_engine(path, read_only=True)
+    def __init__(self, where: Path | Place) -> None:
+        self.place = place = where if isinstance(where, Place) else Place(path=where)
+        if place.path is not None and not place.path.exists():
+            raise missing(place)
+        self._engine = engine_of(place, read_only=True, owner="ballast reader")
         try:
             self._connection: Connection = self._engine.connect()
             meta = self.meta()
             self._quote, self._book = meta.get("quote", ""), int(meta.get("book", "1"))
         except SQLAlchemyError as error:
             self._engine.dispose()
-            raise ConfigError(
-                f"ledger {path} cannot be read ({brief(error)}); run as the user who owns state_dir"
-            ) from error
+            if place.path is not None:
+                remedy = "run as the user who owns state_dir"
+                raise ConfigError(f"ledger {place} cannot be read ({brief(error)}); {remedy}") from error
+            if isinstance(error, ProgrammingError):  # the server is there, the tables are not
+                raise missing(place) from error
+            kind = Unreachable if isinstance(error, OperationalError) else ConfigError
+            raise kind(f"ledger {place} cannot be read ({brief(error)}); check ledger.url and the server") from error
 
     def __enter__(self) -> Self:
         return self
@@ -186,3 +197,8 @@ class LedgerReader:
                 balances=dict(sorted(books.total.items())),
                 fees=dict(sorted(fees.items())),
             )
+
+
+def missing(place: Place) -> ConfigError:
+    """Return the error for a ledger that is not there yet."""
+    return ConfigError(f"ledger {place} does not exist; start `ballast run` with this configuration first")

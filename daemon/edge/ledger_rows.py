@@ -283,6 +283,26 @@ def orders_booked(connection: Connection, query: Select[Any]) -> list[OrderRecor
     return [counted(record, totals) for record in found]
 
 
+def find_orders(connection: Connection, client_ids: Sequence[str]) -> dict[str, OrderRecord]:
+    """Return the orders known under these client ids; ``filled`` is what is booked."""
+    query = select(tables.intents).where(tables.intents.c.client_id.in_(client_ids))
+    return {record.intent.client_id: record for record in orders_booked(connection, query)}
+
+
+def find_venue_ids(connection: Connection, symbol: str, venue_ids: Sequence[str]) -> dict[str, OrderRecord]:
+    """Return the orders of a symbol known under these ids of the venue; ``filled`` is what is booked."""
+    column = tables.intents.c
+    query = select(tables.intents).where(column.symbol == symbol, column.venue_id.in_(venue_ids))
+    return {record.venue_id: record for record in orders_booked(connection, query)}
+
+
+def traded_symbols(connection: Connection) -> dict[str, int]:
+    """Return every symbol with an intent, and the time of its first one (ns)."""
+    column = tables.intents.c
+    query = select(column.symbol, func.min(column.ts_ns)).group_by(column.symbol)
+    return {symbol: int(first) for symbol, first in connection.execute(query)}
+
+
 def count(connection: Connection, table: Table) -> int:
     """Return the number of rows of a table."""
     return connection.scalar(select(func.count()).select_from(table)) or 0
@@ -302,7 +322,8 @@ def write_row(connection: Connection, row: Written, book: int) -> bool:
     elif isinstance(row, Recorded):
         write_update(connection, row)
     elif row.fill is not None:
-        done = connection.execute(insert_once(connection, tables.fills), fill_row(row.fill, book))
+        once = insert_once(connection, tables.fills).inline().execution_options(preserve_rowcount=True)
+        done = connection.execute(once, fill_row(row.fill, book))
         return done.rowcount > 0
     elif row.flow is not None:
         connection.execute(insert(tables.flows), flow_row(row.flow, book))

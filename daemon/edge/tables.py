@@ -22,7 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 
 SCHEMA_VERSION: Final = 1
-"""Raised with every change of the tables below."""
+"""Raised with every change of the tables below; versions from before the revisions refuse a higher one by it."""
+REVISION: Final = "0001"
+"""The newest revision in ``daemon/edge/migrations``; it makes exactly these tables."""
 
 META = MetaData()
 

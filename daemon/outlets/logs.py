@@ -169,7 +169,7 @@ def setup(
         "httpx",
     ):
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
-    for name in ("uvicorn.access", "uvicorn.error"):  # each listener would announce its start and end
+    for name in ("uvicorn.access", "uvicorn.error", "alembic"):  # each start and end would be announced
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)
 

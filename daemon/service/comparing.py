@@ -17,6 +17,7 @@ from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.market import MarketData
 from daemon.edge.rest import Rest
 from daemon.edge.venue_calls import VenueCalls
+from daemon.service.place import ledger_place
 from daemon.service.venues import check_key, exchange_of, hasty
 from daemon.settings import Settings, read_keys
 
@@ -100,7 +101,7 @@ async def compare(settings: Settings) -> dict[str, Any]:
     Unreachable
         The exchange did not answer.
     """
-    with LedgerReader(settings.mode_path / "ballast.db") as reader:
+    with LedgerReader(ledger_place(settings)) as reader:
         if settings.mode == "paper":
             rows = tuple(Row(asset, amount, amount) for asset, amount in reader.balances().items())
             fills, unresolved = len(reader.fills(-1)), len(reader.open_orders())

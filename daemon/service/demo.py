@@ -27,6 +27,7 @@ from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.orders import LiveVenue
 from daemon.service.comparing import Comparison, compare_ledger, document
 from daemon.service.lifecycle import Service
+from daemon.service.place import ledger_place
 from daemon.settings import Settings, load_settings
 
 BAR_HORIZON = 10
@@ -260,7 +261,7 @@ async def _compare(service: Service, settings: Settings) -> Comparison:
     venue = service.venue
     if not isinstance(venue, LiveVenue):
         raise TypeError("the demo trades on the simulated exchange")
-    with LedgerReader(settings.mode_path / "ballast.db") as reader:
+    with LedgerReader(ledger_place(settings)) as reader:
         return await compare_ledger(reader, venue.calls, settings.universe, client_prefix(settings.instance))
 
 

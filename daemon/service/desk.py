@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy.exc import SQLAlchemyError
 
 from daemon.core.engine import Engine
-from daemon.domain.errors import ConfigError
+from daemon.domain.errors import ConfigError, Unreachable
 from daemon.domain.events import Alert, Booked, Effect, Recorded, Step, TradingState
 from daemon.domain.market import NS_PER_S
 from daemon.domain.orders import Fill
@@ -18,11 +18,11 @@ from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.outsiders import External
 from daemon.outlets.api import Reason
 from daemon.outlets.metrics import Snapshot
+from daemon.service.place import ledger_place
 from daemon.service.training import TRAINABLE
 from daemon.settings import Settings, redacted
 
 KEPT = 1_000
-LEDGER_FILE = "ballast.db"
 UNMADE = frozenset({"no_model", "worker_down", "deadline", "warming_up"})
 """Outcomes that mean a due decision was not made."""
 LAG_S_MAX = 2.0
@@ -203,8 +203,8 @@ class Desk:
         """
         if decision_id:
             with (
-                contextlib.suppress(ConfigError, SQLAlchemyError),
-                LedgerReader(self._settings.mode_path / LEDGER_FILE) as reader,
+                contextlib.suppress(ConfigError, Unreachable, SQLAlchemyError),
+                LedgerReader(ledger_place(self._settings)) as reader,
             ):
                 found = explain(reader, decision_id)
                 if found is not None:

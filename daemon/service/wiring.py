@@ -10,6 +10,7 @@ from daemon.domain.orders import Tif
 from daemon.edge.ledger import LedgerConfig
 from daemon.edge.worker_wire import WorkerConfig
 from daemon.outlets.listener import Tokens, make_tokens
+from daemon.service.place import ledger_place
 from daemon.settings import ExchangeKeys, Settings, config_hash
 from risk.limits import Limits
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup
@@ -139,6 +140,7 @@ def ledger_config(settings: Settings, account: str, version: str) -> LedgerConfi
         account=account,
         config_hash=config_hash(settings),
         code_version=version,
+        at=ledger_place(settings),
     )
 
 

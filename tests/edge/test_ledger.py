@@ -1,15 +1,18 @@
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,9 +36,11 @@ from daemon.domain.orders import (
 from daemon.edge import ledger_rows as rows
 from daemon.edge.books import Books, exactly
 from daemon.edge.clock import Clock
+from daemon.edge.database import place_of
 from daemon.edge.ledger import LedgerConfig, SqlLedger
 from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.ledger_store import Ticket
+from tests.edge.postgres import Server
 
 D = Decimal
 S_NS = 1_000_000_000
@@ -108,20 +113,53 @@ def opening(amount: str, asset: str = "USDT", *, ours: bool = True) -> Booked:
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> LedgerConfig:
-    """A paper ledger in a fresh folder."""
+def file_config(tmp_path: Path) -> LedgerConfig:
+    """A paper ledger in a fresh folder, on SQLite."""
     return LedgerConfig(
         folder=tmp_path / "paper", instance="main", mode="paper", venue="binance", quote="USDT", lock_folder=tmp_path
     )
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def config(request: pytest.FixtureRequest, file_config: LedgerConfig) -> LedgerConfig:
+    """A fresh paper ledger on each kind of database."""
+    if request.param == "sqlite":
+        return file_config
+    server: Server = request.getfixturevalue("postgres")
+    url = server.url(request.getfixturevalue("postgres_database"))
+    return msgspec.structs.replace(file_config, at=place_of(url, folder=file_config.folder, mode="paper"))
+
+
 @pytest.fixture
 async def ledger(config: LedgerConfig) -> AsyncIterator[SqlLedger]:
     """An open ledger."""
-    one = SqlLedger(config, clock=Clock())
-    await one.open()
+    one = await reopen(config)
     yield one
     await one.close()
+
+
+@pytest.fixture
+async def file_ledger(file_config: LedgerConfig) -> AsyncIterator[SqlLedger]:
+    """An open ledger on SQLite."""
+    one = await reopen(file_config)
+    yield one
+    await one.close()
+
+
+@contextlib.contextmanager
+def locked(config: LedgerConfig) -> Iterator[None]:
+    """Let another process hold the tables meanwhile."""
+    if config.place.path is not None:
+        with contextlib.closing(sqlite3.connect(config.place.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            yield
+            other.execute("ROLLBACK")
+        return
+    known: dict[str, Any] = dict(config.place.server)
+    with psycopg.connect(**known) as server:
+        server.execute(f"LOCK TABLE {config.place.schema}.intents, {config.place.schema}.flows".encode())
+        yield
+        server.rollback()
 
 
 async def reopen(config: LedgerConfig) -> SqlLedger:
@@ -158,7 +196,7 @@ async def test_committed_intents_come_back_as_unknown(config: LedgerConfig) -> N
     await two.close()
 
     assert [(record.intent, record.state) for record in restored.orders] == [(intent, OrderState.UNKNOWN)]
-    with LedgerReader(config.path) as reader:
+    with LedgerReader(config.place) as reader:
         assert reader.summary().refusals == 1
         assert reader.decision("d1") == "{}"
 
@@ -261,7 +299,7 @@ async def test_stated_quantity_never_falls(ledger: SqlLedger) -> None:
     await ledger.flush(5)
     record = (await ledger.find_orders((intent.client_id,)))[intent.client_id]
 
-    with LedgerReader(ledger.config.path) as reader:
+    with LedgerReader(ledger.config.place) as reader:
         assert reader.orders(1)[0].filled == D("0.4")
     assert (record.filled, record.venue_id) == (D(0), "7")
 
@@ -355,26 +393,24 @@ async def test_busy_disk_means_not_committed(ledger: SqlLedger) -> None:
 
 
 async def test_locked_database_means_not_committed(ledger: SqlLedger, config: LedgerConfig) -> None:
-    """Another writer on the file: bounded wait, then deny; rows that follow the venue wait and are written (F49)."""
-    other = sqlite3.connect(config.path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    committed = await ledger.commit(make_submit(make_intent(1)))
-    ledger.record(opening("1000"))
-    flushed = await ledger.flush(0.5)
-    waiting = ledger.backlog
-    other.execute("ROLLBACK")
-    other.close()
+    """Another writer on the tables: bounded wait, then deny; rows that follow the venue wait and are written (F49)."""
+    with locked(config):
+        committed = await ledger.commit(make_submit(make_intent(1)))
+        ledger.record(opening("1000"))
+        flushed = await ledger.flush(0.5)
+        waiting = ledger.backlog
 
     assert committed is False
     assert (flushed, waiting) == (False, 1)
     assert await ledger.flush(5)
+    assert await ledger.commit(make_submit(make_intent(2)))
     assert ledger.writable
     assert (await ledger.books()).cash == D(1000)
 
 
-async def test_read_only_database_means_not_committed(ledger: SqlLedger) -> None:
+async def test_read_only_database_means_not_committed(file_ledger: SqlLedger) -> None:
     """A ledger that cannot be written denies orders, keeps fills in memory and writes them when it can (F48)."""
-    connection = ledger._store._connection
+    connection = file_ledger._store._connection
     assert connection is not None
 
     def only_read(on: int) -> Callable[[], None]:
@@ -384,22 +420,22 @@ async def test_read_only_database_means_not_committed(ledger: SqlLedger) -> None
 
         return switch
 
-    await ledger._run(only_read(1))
-    committed = await ledger.commit(make_submit(make_intent(1)))
-    ledger.record(Booked(fill=make_fill(1, make_intent(1)), flow=None))
-    flushed = await ledger.flush(0.3)
-    writable = ledger.writable
-    await ledger._run(only_read(0))
+    await file_ledger._run(only_read(1))
+    committed = await file_ledger.commit(make_submit(make_intent(1)))
+    file_ledger.record(Booked(fill=make_fill(1, make_intent(1)), flow=None))
+    flushed = await file_ledger.flush(0.3)
+    writable = file_ledger.writable
+    await file_ledger._run(only_read(0))
 
     assert committed is False
     assert (flushed, writable) == (False, False)
-    assert await ledger.flush(5)
-    assert set((await ledger.books()).positions) == {"BTC/USDT"}
+    assert await file_ledger.flush(5)
+    assert set((await file_ledger.books()).positions) == {"BTC/USDT"}
 
 
-async def test_full_disk_means_not_committed(ledger: SqlLedger) -> None:
+async def test_full_disk_means_not_committed(file_ledger: SqlLedger) -> None:
     """No page left: deny; the database stays sound (F48)."""
-    connection = ledger._store._connection
+    connection = file_ledger._store._connection
     assert connection is not None
 
     def limit_pages() -> None:
@@ -407,30 +443,30 @@ async def test_full_disk_means_not_committed(ledger: SqlLedger) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count={used}")
         connection.commit()
 
-    await ledger._run(limit_pages)
+    await file_ledger._run(limit_pages)
     big = make_submit(*(make_intent(n, decision="d1", leg=n) for n in range(400)))
-    assert not await ledger.commit(big)
-    assert await ledger.unfinished() == []
+    assert not await file_ledger.commit(big)
+    assert await file_ledger.unfinished() == []
 
 
 @pytest.mark.parametrize("damage", ["header", "middle"])
-async def test_damaged_database_is_kept_and_refused(config: LedgerConfig, damage: str) -> None:
+async def test_damaged_database_is_kept_and_refused(file_config: LedgerConfig, damage: str) -> None:
     """A corrupt file is a configuration error with a remedy; not one byte of it is changed (F50)."""
-    one = await reopen(config)
+    one = await reopen(file_config)
     for n in range(300):
         assert await one.commit(make_submit(make_intent(n)))
     await one.close()
-    raw = bytearray(config.path.read_bytes())
+    raw = bytearray(file_config.path.read_bytes())
     start = 0 if damage == "header" else 4_096 * 4
     raw[start : start + 6_000] = b"\xa5" * 6_000
-    config.path.write_bytes(bytes(raw))
+    file_config.path.write_bytes(bytes(raw))
     with pytest.raises(ConfigError, match="kept as it is") as caught:
-        await SqlLedger(config, clock=Clock()).open()
+        await SqlLedger(file_config, clock=Clock()).open()
 
     assert caught.value.exit_code == 78
-    assert config.path.read_bytes() == bytes(raw)
+    assert file_config.path.read_bytes() == bytes(raw)
     with pytest.raises(ConfigError):  # the lock was released, the refusal is the same
-        await SqlLedger(config, clock=Clock()).open()
+        await SqlLedger(file_config, clock=Clock()).open()
 
 
 async def test_a_row_the_database_refuses_does_not_hold_up_the_rest(ledger: SqlLedger) -> None:
@@ -464,7 +500,7 @@ async def test_rows_written_singly_are_not_written_again(ledger: SqlLedger, monk
     assert await ledger.flush(5)
 
     assert (await ledger.books()).cash == D(11)
-    with LedgerReader(ledger.config.path) as reader:
+    with LedgerReader(ledger.config.place) as reader:
         assert [flow.amount for flow in reader.flows()] == [D(1), D(10)]
 
 
@@ -478,7 +514,7 @@ async def test_sums_in_memory_are_those_of_the_rows(ledger: SqlLedger, config: L
     await ledger.flush(5)
     books = await ledger.books()
 
-    with LedgerReader(config.path) as reader:
+    with LedgerReader(config.place) as reader:
         read = reader.books()
     assert (books.total, books.cash, books.positions) == (read.total, read.cash, read.positions)
     assert books.entries == read.entries
@@ -489,17 +525,20 @@ async def test_killed_process_keeps_what_it_committed(config: LedgerConfig) -> N
     code = f"""
 import asyncio, os, signal, sys
 from pathlib import Path
-sys.path[:0] = {[str(Path(__file__).parent), *sys.path]!r}
-from test_ledger import LedgerConfig, SqlLedger, Clock, make_intent, make_submit
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2]), *sys.path]!r}
+from test_ledger import LedgerConfig, SqlLedger, Clock, make_intent, make_submit, place_of
 async def main():
+    at = place_of(sys.argv[2], folder=Path(sys.argv[1]), mode="paper")
     ledger = SqlLedger(LedgerConfig(folder=Path(sys.argv[1]), instance="main", mode="paper", venue="binance",
-                                    quote="USDT"), clock=Clock())
+                                    quote="USDT", at=at), clock=Clock())
     await ledger.open()
     assert await ledger.commit(make_submit(make_intent(1)))
     os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """
-    child = subprocess.run([sys.executable, "-c", code, str(config.folder)], check=False, capture_output=True)
+    server = config.place.server
+    url = "" if config.place.path else f"postgresql://{server['user']}@127.0.0.1:{server['port']}/{server['dbname']}"
+    child = subprocess.run([sys.executable, "-c", code, str(config.folder), url], check=False, capture_output=True)
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     one = SqlLedger(config, clock=Clock())
     restored = await one.open()
@@ -516,14 +555,14 @@ async def test_reader_sees_the_running_ledger(ledger: SqlLedger, config: LedgerC
     ledger.record(opening("1000"))
     ledger.record(Booked(fill=make_fill(1, intent), flow=None))
     await ledger.flush(5)
-    with LedgerReader(config.path) as reader:
+    with LedgerReader(config.place) as reader:
         running = reader.summary()
         assert reader.open_orders()[0].intent == intent
         assert reader.fills(10) == [make_fill(1, intent)]
         assert reader.flows()[0].amount == 1000
         assert reader.orders(5)[0].intent == intent
     await ledger.close()
-    with LedgerReader(config.path) as reader:
+    with LedgerReader(config.place) as reader:
         assert reader.summary() == running
 
     assert running.balances == {"BTC": D("0.4995"), "USDT": D("949.950")}
@@ -537,7 +576,7 @@ async def test_close_writes_what_is_queued(config: LedgerConfig) -> None:
     for n in range(1_000):
         one.record(opening("1", asset=f"A{n}", ours=False))
     await one.close()
-    with LedgerReader(config.path) as reader:
+    with LedgerReader(config.place) as reader:
         assert len(reader.balances()) == 1_000
         assert reader.summary().cash == 0
 
@@ -545,7 +584,7 @@ async def test_close_writes_what_is_queued(config: LedgerConfig) -> None:
 async def test_missing_ledger_is_named(config: LedgerConfig) -> None:
     """The reader does not make a ledger."""
     with pytest.raises(ConfigError, match="does not exist"):
-        LedgerReader(config.path)
+        LedgerReader(config.place)
 
 
 async def test_concurrent_commits_are_serialised(ledger: SqlLedger) -> None:
