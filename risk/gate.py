@@ -196,6 +196,8 @@ class Gate:
         state = batch.view.state
         if state is TradingState.ACTIVE or (state is TradingState.REDUCING and intent.side is Side.SELL):
             return None
+        if batch.view.losing:
+            return Check.P5_LOSS, f"trading state is {state} after a loss"
         return Check.STATE, f"trading state is {state}"
 
     def _check_tradable(self, intent: Intent, batch: _Batch) -> Finding:
@@ -222,10 +224,10 @@ class Gate:
             return Check.P8_DUPLICATE, f"a {intent.side} of {symbol} for decision {intent.decision} is live already"
         if intent.exit:
             return None
-        # P9: an own order on the other side could be met by this one.
+        # An own order on the other side could be met by this one.
         opposite = batch.buys if intent.side is Side.SELL else view.reserved_sells
         if opposite.get(symbol, ZERO) > ZERO or (intent.side is Side.BUY and symbol in batch.sold):
-            return Check.P8_DUPLICATE, f"could cross an own live order in {symbol} (P9)"
+            return Check.P9_SELF_TRADE, f"could cross an own live order in {symbol}"
         return None
 
     def _check_fresh(self, intent: Intent, batch: _Batch) -> Finding:

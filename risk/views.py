@@ -33,7 +33,8 @@ class GateView(msgspec.Struct, frozen=True):
     ``cash_free`` is own quote cash less what open, in-flight and unknown buys may still take, fees included.
     ``positions`` are owned base quantities, ``sellable`` the free part of them less what live sells may still take.
     ``reserved_buys`` (quote notional) and ``reserved_sells`` (base) are by symbol. ``live_intents`` holds (symbol, side,
-    decision) of every order that is not terminal, ``open_orders`` their number by symbol.
+    decision) of every order that is not terminal, ``open_orders`` their number by symbol. ``losing`` means that a loss limit
+    (P5) is among the causes of ``state``.
     """
 
     now_ns: int
@@ -49,3 +50,4 @@ class GateView(msgspec.Struct, frozen=True):
     open_orders: dict[str, int]
     clock_offset_ns: int
     user_link_up: bool
+    losing: bool = False

@@ -5,7 +5,7 @@ from decimal import Decimal
 from daemon.core.account import ZERO, Account
 from daemon.core.blotter import Blotter
 from daemon.core.breaks import Breaks
-from daemon.core.causes import Causes
+from daemon.core.causes import DAILY_LOSS, DRAWDOWN, Causes
 from daemon.core.config import EngineConfig
 from daemon.core.exits import Exits
 from daemon.core.market import Market
@@ -159,6 +159,7 @@ class State:
             open_orders=counts,
             clock_offset_ns=self.offset_ns,
             user_link_up=self.links["user"],
+            losing=DAILY_LOSS in self.causes or DRAWDOWN in self.causes,
         )
 
     def _market_view(self, market: Market, instrument: Instrument, uncertain: frozenset[str]) -> MarketView:

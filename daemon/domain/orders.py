@@ -93,7 +93,7 @@ class Intent(msgspec.Struct, frozen=True, tag=True):
 
 
 class Check(StrEnum):
-    """Names of the gate's checks: FAULTS section 2."""
+    """Names of the controls that refuse (FAULTS section 2): the gate's, and what stops an approved order from leaving."""
 
     P1_MAX_NOTIONAL = "p1_max_notional"
     P2_MAX_QTY = "p2_max_qty"
@@ -101,7 +101,9 @@ class Check(StrEnum):
     P4_EXPOSURE = "p4_exposure"
     P5_LOSS = "p5_loss"
     P6_THROTTLE = "p6_throttle"
+    P7_REPEATED = "p7_repeated"
     P8_DUPLICATE = "p8_duplicate"
+    P9_SELF_TRADE = "p9_self_trade"
     P10_STALE = "p10_stale"
     P12_FILTER = "p12_filter"
     P14_FUNDS = "p14_funds"
@@ -109,6 +111,9 @@ class Check(StrEnum):
     P16_TOO_OLD = "p16_too_old"
     STATE = "state"
     UNKNOWN_INPUT = "unknown_input"
+    A1_KILL = "a1_kill"
+    A5_RATE_BUDGET = "a5_rate_budget"
+    NOT_SENT = "not_sent"
 
 
 class Approved(msgspec.Struct, frozen=True, tag=True):

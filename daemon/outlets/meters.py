@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
+from daemon.core.causes import REPEATED
 from daemon.domain.events import (
     Alert,
     BarClosed,
@@ -25,12 +26,19 @@ from daemon.domain.events import (
     WorkerDown,
 )
 from daemon.domain.market import Malformed
-from daemon.domain.orders import Cause, Fill, Intent, OrderState, OrderUpdate, Side
+from daemon.domain.orders import Cause, Check, Fill, Intent, OrderState, OrderUpdate, Side
 from daemon.domain.signal import Targets
 from daemon.outlets.counts import SLIPPAGE_BPS, Counts, Histogram
 
 ORDERS_REMEMBERED_MAX: Final = 10_000
 """Orders whose side, reference and times are kept for the news that follows."""
+
+STOPPED_BY: Final[Mapping[str, Check]] = {
+    "killed": Check.A1_KILL,
+    "too_old": Check.P16_TOO_OLD,
+    "backing_off": Check.A5_RATE_BUDGET,
+}
+"""Which control stopped an approved order from leaving, by the code of its DENIED; any other code is ``not_sent``."""
 
 _STOPS: Final = frozenset({Cause.STOP_LOSS, Cause.TRAILING_STOP, Cause.VOLATILITY_STOP})
 _ANSWERS: Final = frozenset({"send", "stream", "paper"})
@@ -237,6 +245,8 @@ class Metrics:
         order = self._known.get(effect.update.client_id)
         side = order.intent.side.value if order else "unknown"
         self.orders.add(side, effect.update.state.value)
+        if effect.update.state is OrderState.DENIED:
+            self.denied.add(STOPPED_BY.get(effect.update.code, Check.NOT_SENT).value)
 
     def _booked(self, effect: Booked) -> None:
         if effect.fill is not None:
@@ -244,6 +254,8 @@ class Metrics:
 
     def _alert(self, effect: Alert) -> None:
         self.alerts.add(effect.code)
+        if effect.code == REPEATED:
+            self.denied.add(Check.P7_REPEATED.value)
         if effect.code in _STOPS:
             self.stops.add(effect.code)
 

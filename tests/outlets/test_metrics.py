@@ -341,3 +341,31 @@ async def test_listener_serves_and_stops(tokens: Tokens) -> None:
     again = MetricsListener(server.address, busy(), tokens=tokens)
     again.bind()
     again.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "check"),
+    [
+        ("killed", "a1_kill"),
+        ("too_old", "p16_too_old"),
+        ("backing_off", "a5_rate_budget"),
+        ("the ledger could not make it durable in time", "not_sent"),
+        ("http_429", "not_sent"),
+    ],
+)
+def test_what_stops_an_approved_order_is_counted_by_its_control(code: str, check: str) -> None:
+    """A1, P16, A5: a refusal at the last moment counts like one of the gate, under a bounded label."""
+    metrics = Metrics(("BTC/USDT",), version="0.1", mode="paper")
+    metrics.observe_effect(submit(intent()))
+    metrics.observe_effect(Recorded(OrderUpdate("b1", "BTC/USDT", OrderState.DENIED, "", Decimal(0), code, "send", T)))
+
+    assert metrics.denied == {("p3_collar",): 1, (check,): 1}
+    assert metrics.orders[("buy", "denied")] == 1
+
+
+def test_p7_is_counted_when_it_trips() -> None:
+    """P7 refuses decisions, not intents: each time it stops them counts once."""
+    metrics = Metrics(("BTC/USDT",), version="0.1", mode="paper")
+    metrics.observe_effect(Alert("repeated_execution", "20 times", "BTC/USDT", T))
+
+    assert metrics.denied == {("p7_repeated",): 1}

@@ -233,8 +233,8 @@ def test_p8_one_live_intent_per_symbol_side_and_decision() -> None:
 
 def test_p9_no_crossing_of_own_orders() -> None:
     """A live order on the other side stops an entry; an exit goes on, the engine has cancelled what it could."""
-    assert _judge(_intent(), _view(reserved_sells={BTC: D(1)})) is Check.P8_DUPLICATE
-    assert _judge(_intent(Side.SELL), _view(reserved_buys={BTC: D(1)})) is Check.P8_DUPLICATE
+    assert _judge(_intent(), _view(reserved_sells={BTC: D(1)})) is Check.P9_SELF_TRADE
+    assert _judge(_intent(Side.SELL), _view(reserved_buys={BTC: D(1)})) is Check.P9_SELF_TRADE
     assert _judge(_exit(), _view(reserved_buys={BTC: D(1)})) is None
     both = Gate(LIMITS, UNIVERSE).judge([_exit(), _intent()], VIEW)
     assert [isinstance(one, Approved) for one in both] == [True, False]
@@ -348,6 +348,15 @@ def test_a2_i12_states() -> None:
     assert _judge(_exit(), reducing) is None
     for intent in (_intent(), _intent(Side.SELL), _exit()):
         assert _judge(intent, halted) is Check.STATE
+
+
+def test_p5_a_refusal_after_a_loss_says_so() -> None:
+    """What a loss limit stops is named after it; what reduces exposure goes on while REDUCING."""
+    reducing = _view(state=TradingState.REDUCING, losing=True)
+
+    assert _judge(_intent(), reducing) is Check.P5_LOSS
+    assert _judge(_intent(Side.SELL), reducing) is None
+    assert _judge(_exit(), _view(state=TradingState.HALTED, losing=True)) is Check.P5_LOSS
 
 
 @pytest.mark.parametrize(
