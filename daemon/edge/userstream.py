@@ -66,6 +66,7 @@ class _Report(msgspec.Struct):
     time_ms: Millis = msgspec.field(name="T")
     trade_id: Number = msgspec.field(name="t")
     maker: bool = msgspec.field(name="m")
+    expiry: str = msgspec.field(name="eR", default="")
 
     @property
     def client_id(self) -> str:
@@ -188,7 +189,7 @@ def _report(report: _Report, symbols: Mapping[str, str], recv_ns: int) -> UserNe
         state=state,
         venue_id=str(report.order_id),
         filled=report.filled,
-        code=report.reason if report.reason != "NONE" and state in TERMINAL - {OrderState.FILLED} else "",
+        code=(report.expiry if report.reason == "NONE" else report.reason) if state in TERMINAL - {OrderState.FILLED} else "",
         source="stream",
         ts_ns=recv_ns,
     )

@@ -12,6 +12,9 @@ from daemon.edge.lane import Answer, Guard, Lane
 
 RECV_WINDOW_MS: Final = 3_000
 """How old an order may be when the venue sees it."""
+SELF_TRADE: Final = "EXPIRE_MAKER"
+"""Of two orders of ours that would meet, the resting one ends (P9): the gate refuses the second one before, the venue is
+the second line of defence."""
 PAGE: Final = 1_000
 """Rows of one page of executions or orders."""
 PAGES_MAX: Final = 20
@@ -49,6 +52,7 @@ class VenueCalls:
             "price": plain(intent.limit),
             "newClientOrderId": intent.client_id,
             "newOrderRespType": "FULL",
+            "selfTradePreventionMode": SELF_TRADE,
             "recvWindow": RECV_WINDOW_MS,
         }
         return await self.send_lane.call("order.place", lambda: exchange.private_post_order(params), guard=guard)

@@ -44,6 +44,18 @@ def test_execution_gives_fill_and_state() -> None:
     assert news.fill.ts_event_ns == 1499405658657 * 1_000_000
 
 
+def test_p13_a_price_range_that_ends_an_order_is_a_normal_end_with_its_reason() -> None:
+    """P13: the venue's price range ends an order at the moment of trading; the reason is in a field of its own."""
+    why = "EXECUTION_RULE_PRICE_RANGE_EXCEEDED"
+    news = read({**REPORT, "x": "EXPIRED", "X": "EXPIRED", "t": -1, "eR": why})
+    filled = read({**REPORT, "X": "FILLED", "eR": why})
+
+    assert news.update is not None
+    assert (news.update.state, news.update.code, news.update.filled) == (OrderState.EXPIRED, why, D("0.5"))
+    assert filled.update is not None
+    assert filled.update.code == ""
+
+
 def test_cancel_carries_the_orders_id_in_capital_c() -> None:
     """In a cancel `c` is the cancel's id."""
     news = read({**REPORT, "x": "CANCELED", "X": "CANCELED", "c": "web_9", "C": "mine", "t": -1, "N": None})
