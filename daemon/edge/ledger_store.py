@@ -126,6 +126,7 @@ class Store:
             word = brief(error)
         connection.rollback()
         if word != "ok":
+            word = " ".join(str(word).split())  # SQLite tells in several lines
             raise ConfigError(
                 f"ledger {path} is damaged ({word}); it is kept as it is: move it away, restore a backup, "
                 "or start without it and let reconciliation adopt the account"

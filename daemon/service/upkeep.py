@@ -26,6 +26,8 @@ RULES_S = 1_800.0
 RULES_HALTED_S = 60.0
 """How often the rules are read while a symbol is not traded: its return is told by nothing else."""
 RETRY_S = 2.0
+WRONG_TIME = "-1021"
+"""The venue's word for a timestamp that is not its own time."""
 FAILURES_MAX = 3
 """After so many requests in a row that failed the venue is asked at once whether it is still there."""
 DAY_NS = 86_400 * NS_PER_S
@@ -143,9 +145,13 @@ class Upkeep:
             self._clock_now.set()
 
     def watch(self, effect: Effect) -> None:
-        """Look at what happens: an order that the venue refused is a reason to read its rules now (P12, F26)."""
-        if isinstance(effect, Recorded) and effect.update.state is OrderState.REJECTED:
+        """Look at what happens: a refused order is a reason to read the rules now (P12, F26), a refused time to measure (F47)."""
+        if not isinstance(effect, Recorded):
+            return
+        if effect.update.state is OrderState.REJECTED:
             self._rules_now.set()
+        if effect.update.code == WRONG_TIME:
+            self._clock_now.set()
 
     async def follow_rules(self) -> None:
         """Refresh the trading rules: halts, delistings, new steps (F26).
