@@ -1,16 +1,19 @@
 """``ballast kill``: the latch first, then the daemon, then, when no daemon answers, cancel by ourselves."""
 
-import asyncio
+import math
+import time
 from typing import Any, Final
 
 from daemon.cli.client import call
-from daemon.core.planner import client_prefix
 from daemon.domain.errors import ConfigError, Fatal, Unreachable
+from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
 from daemon.settings import Settings, read_keys
 
-ROUNDS_MAX: Final = 3
+ROUNDS_MAX: Final = 5
 """How often open orders are listed and cancelled until none of ours is left."""
+PAUSE_S: Final = 0.2
+"""Pause between two of these rounds."""
 
 
 def kill_now(settings: Settings) -> dict[str, Any]:
@@ -37,55 +40,41 @@ def kill_now(settings: Settings) -> dict[str, Any]:
         return {**done, "detail": "latch set; the daemon cancels and halts"}
     if settings.mode != "live":
         return {**done, "detail": "latch set; no daemon is running, and paper orders live in it alone"}
-    cancelled, left, problem = asyncio.run(_cancel_all(settings))
+    cancelled, left, problem = _cancel_all(settings)
     done |= {"cancelled": cancelled, "left": left, "ok": left == 0 and not problem}
     return {**done, "detail": f"latch set; no daemon is running; {problem or 'cancelled on the exchange directly'}"}
 
 
-async def _cancel_all(settings: Settings) -> tuple[int, int, str]:
-    """Cancel this instance's open orders through an HTTP session of our own; return (cancelled, left, problem)."""
-    import ccxt.async_support as ccxt
+def _cancel_all(settings: Settings) -> tuple[int, int, str]:
+    """Cancel this instance's open orders, ten at a time; return (cancelled, still open or -1 for unknown, problem).
 
-    from daemon.edge.rest import make_exchange
+    One by one even where the venue has a "cancel all": that would take the orders of others on the symbol too.
+    """
+    from daemon.edge.watchdog_venue import Door
     from daemon.outlets import logs
+    from daemon.service.venues import watched
 
-    keys, table = read_keys(settings), settings.exchange
+    if not settings.exchange.id.startswith("binance"):
+        return 0, -1, f"orders on {settings.exchange.id} cannot be cancelled from here yet; cancel them on its own page"
+    keys = read_keys(settings)
     logs.register_secrets(key.get_secret_value() for key in keys)
-    exchange = make_exchange(
-        table.id,
-        rest_url=table.rest_url,
-        ws_url=table.ws_url,
-        ws_api_url=table.ws_api_url,
-        sandbox=table.sandbox,
-        api_key=keys.key.get_secret_value(),
-        api_secret=keys.secret.get_secret_value(),
-    )
-    exchange.options["warnOnFetchOpenOrdersWithoutSymbol"] = False
-    prefix = client_prefix(settings.instance)
-    cancelled, left, problem = 0, 0, ""
+    door = Door(watched(settings, keys), KillLatch(settings.state_path), Clock())
+    cancelled, left, problem = 0, -1, ""
     try:
-        for _ in range(ROUNDS_MAX):
-            try:
-                listed = await exchange.fetch_open_orders()
-                ours = [one for one in listed if str(one.get("clientOrderId") or "").startswith(prefix)]
-                left, problem = len(ours), ""
-                if not ours:
-                    break
-                for order in ours:
-                    cancelled += await _cancel(exchange, order["id"], order["symbol"])
-            except ccxt.BaseError as error:
-                problem = f"the exchange refused or did not answer: {type(error).__name__}"
+        for attempt in range(ROUNDS_MAX):
+            if attempt:
+                time.sleep(PAUSE_S)
+            done = door.cancel_round()
+            cancelled += done.cancelled
+            left, problem = done.left, done.problem
+            if left == 0:
+                break
+            if done.wait_s > PAUSE_S:
+                return (
+                    cancelled,
+                    left,
+                    f"the exchange wants quiet for another {math.ceil(done.wait_s)} s; try again then",
+                )
     finally:
-        await exchange.close()
-    return cancelled, left, problem
-
-
-async def _cancel(exchange: Any, order_id: str, symbol: str) -> bool:
-    """Cancel one order; false when it had ended by itself, which the next listing proves."""
-    import ccxt.async_support as ccxt
-
-    try:
-        await exchange.cancel_order(order_id, symbol)
-    except ccxt.OrderNotFound:
-        return False
-    return True
+        door.close()
+    return cancelled, left, f"the exchange refused or did not answer: {problem}" if problem else ""

@@ -133,6 +133,19 @@ def _restrictions(answer: object) -> dict[str, Any] | Malformed:
     return Malformed(RejectReason.BROKEN_JSON, "apiRestrictions says nothing about withdrawals", "", 0)
 
 
+def watched(settings: Settings, keys: ExchangeKeys) -> Setup:
+    """Return what a watchdog needs to cancel this instance's orders by itself."""
+    return Setup(
+        base_url=str(exchange_of(settings).urls["api"]["private"]),
+        key=keys.key.get_secret_value(),
+        secret=keys.secret.get_secret_value(),
+        prefix=client_prefix(settings.instance),
+        state_dir=str(settings.state_path.resolve()),
+        log_level=settings.log.level,
+        bans=bans_of(settings, Clock()).names,
+    )
+
+
 def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> VenueParts:
     """Return the venue on a real exchange, and the account's own stream beside it."""
     settings = around.settings
@@ -181,17 +194,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
     async def begin(restored: Restored) -> None:
         await venue.start(restored, markets_of)
 
-    watchdog = Watchdog(
-        Setup(
-            base_url=str(markets_of.urls["api"]["private"]),
-            key=secret[0],
-            secret=secret[1],
-            prefix=client_prefix(settings.instance),
-            state_dir=str(settings.state_path.resolve()),
-            log_level=settings.log.level,
-            bans=bans.names,
-        )
-    )
+    watchdog = Watchdog(watched(settings, keys))
     tasks: dict[str, Eternal] = {"orders": venue.run, "user stream": stream.run, "watchdog": watchdog.run}
     if has_switch(markets_of):
         tasks["dead man"] = dead_man(around, keys, markets_of, venue).run

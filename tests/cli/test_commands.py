@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from daemon.domain.events import Action
@@ -157,6 +158,60 @@ async def test_kill_in_live_mode_cancels_by_itself(
     assert (code, err) == (0, "")
     assert (answer["cancelled"], answer["left"]) == (1, 0)
     assert left == ["somebodyelse"]
+
+
+async def test_a1_kill_without_a_daemon_cancels_fifty_orders_ten_at_a_time(
+    ballast: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancel that takes long holds up no other; a refused one is repeated; a ban is told, not waited for (I11)."""
+    from daemon.core.planner import client_prefix
+    from daemon.exchange.config import SimConfig
+    from daemon.exchange.faults import FaultRule
+    from daemon.exchange.server import SimulatedExchange
+    from tests.edge.test_watchdog import cancels, open_ids, place
+
+    sim = SimulatedExchange(SimConfig(symbols=2, history_bars=60))
+    port = await sim.start()
+    prefix = client_prefix("main")
+    for name, value in (
+        ("STATE_DIR", str(tmp_path / "var")),
+        ("EXCHANGE__REST_URL", f"http://127.0.0.1:{port}"),
+        ("EXCHANGE__WS_URL", f"ws://127.0.0.1:{port}"),
+        ("EXCHANGE__API_KEY", "sim-key"),
+        ("EXCHANGE__API_SECRET", "sim-secret"),
+    ):
+        monkeypatch.setenv(f"BALLAST_{name}", value)
+    live = str(REPO / "config/live.toml")
+
+    def fault(**rule: object) -> None:
+        sim.faults.add(msgspec.convert({"match": "DELETE /api/v3/order", **rule}, FaultRule))
+
+    try:
+        for number in range(50):
+            place(sim, f"{prefix}{number}", "BTC/USDT")
+        place(sim, "somebodyelse", "BTC/USDT")
+        fault(action="delay", seconds=1.5, times=2)
+        fault(action="error", status=500, code=-1000, times=1, after=5)
+        code, out, _ = await asyncio.to_thread(ballast, "kill", "--json", "-c", live)
+        first, second = [seen.ns for seen in sim.requests if seen.method == "DELETE"][:2]
+        sent = cancels(sim)
+        place(sim, f"{prefix}late", "BTC/USDT")
+        fault(action="error", status=418, code=-1003, headers={"Retry-After": "900"}, times=1)
+        banned = await asyncio.to_thread(ballast, "kill", "--json", "-c", live)
+        asked = len(sim.requests)
+        again = await asyncio.to_thread(ballast, "kill", "--json", "-c", live)
+    finally:
+        await sim.stop()
+
+    answer = json.loads(out)
+    assert (code, answer["ok"], answer["cancelled"], answer["left"]) == (0, True, 50, 0)
+    assert second - first < 1_500_000_000  # the second did not wait for the first one's answer
+    assert sent == 51
+    assert open_ids(sim, "somebodyelse") == ["somebodyelse"]
+    assert banned[0] == again[0] == 69
+    assert "wants quiet for another 900 s" in json.loads(banned[1])["detail"]
+    assert "wants quiet for another" in json.loads(again[1])["detail"]
+    assert len(sim.requests) == asked
 
 
 def test_config_prints_what_is_loaded(ballast: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
