@@ -227,6 +227,11 @@ def retry_after_s(headers: Mapping[str, str], *, default: float) -> float:
     return default
 
 
+def told(*words: str) -> str:
+    """Return the first of a venue's words that says something, "" when none does."""
+    return next((word for word in words if word not in {"", "NONE"}), "")
+
+
 def whole(text: str) -> int:
     """Return the number that a header states, -1 where it is none."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS_MAX else -1

@@ -28,7 +28,7 @@ from daemon.edge.binance_account import Millis, Number
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Backoff
 from daemon.edge.lane import Quota
-from daemon.edge.outcomes import BROKEN, STATES, Reply, is_sound, redact
+from daemon.edge.outcomes import BROKEN, STATES, Reply, is_sound, redact, told
 from daemon.edge.turns import Turns
 
 PATH: Final = "/ws-api/v3"
@@ -189,7 +189,7 @@ def _report(report: _Report, symbols: Mapping[str, str], recv_ns: int) -> UserNe
         state=state,
         venue_id=str(report.order_id),
         filled=report.filled,
-        code=(report.expiry if report.reason == "NONE" else report.reason) if state in TERMINAL - {OrderState.FILLED} else "",
+        code=told(report.reason, report.expiry) if state in TERMINAL - {OrderState.FILLED} else "",
         source="stream",
         ts_ns=recv_ns,
     )
