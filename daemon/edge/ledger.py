@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import structlog
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from daemon.domain.errors import ConfigError, Fatal, Transient, Unreachable
 from daemon.domain.events import Booked, Persist, Recorded, Restored, Submit
@@ -87,7 +87,13 @@ class SqlLedger:
         Transient
             Its server does not answer.
         """
-        return await self._read(self._store.lease.take)
+        try:
+            return await self._run(self._store.lease.take)
+        except SQLAlchemyError as error:
+            words = f"ledger {self.config.place}: {brief(error)}"
+            if isinstance(error, DBAPIError) and self._store.lease.refused(error):
+                raise ConfigError(f"{words}; correct ledger.url, or the server") from error
+            raise Transient(words) from error
 
     @property
     def folder_held(self) -> bool:
@@ -216,6 +222,11 @@ class SqlLedger:
         books what is missing.
         """
         return self._store.first_start
+
+    @property
+    def moved(self) -> str:
+        """Return which machine and folder had the ledger before, "" when it was this one (known after `open`)."""
+        return self._store.moved
 
     def set_model(self, model_hash: str) -> None:
         """Stamp the rows of later intents with the model that serves."""

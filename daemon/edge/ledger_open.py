@@ -1,6 +1,7 @@
 """Opening a ledger: whose it is, the next epoch, and what is remembered."""
 
-from typing import Final
+import socket
+from typing import Final, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, insert, select, update
@@ -18,8 +19,16 @@ FILL_KEYS_MAX: Final = 20_000
 """Newest executions whose ids are handed to the engine, so that none is booked again after a restart."""
 
 
-def own(connection: Connection, config: LedgerConfig) -> tuple[int, int]:
-    """Raise the epoch and write down whose ledger it is; return (epoch, book).
+class Owned(NamedTuple):
+    """What opening settled: the epoch, the current book, and the place that had the ledger before, "" if it was this one."""
+
+    epoch: int
+    book: int
+    moved: str
+
+
+def own(connection: Connection, config: LedgerConfig) -> Owned:
+    """Raise the epoch and write down whose ledger it is and which machine and folder has it.
 
     On a server the rows are locked: of two that come at the same time, each gets an epoch of its own.
 
@@ -46,13 +55,15 @@ def own(connection: Connection, config: LedgerConfig) -> tuple[int, int]:
         "epoch": str(epoch),
         "book": str(book),
         "instance": config.instance,
+        "holder": f"{socket.gethostname()}:{config.folder.absolute()}",
     }
     for key, value in wanted.items():
         if key in known:
             connection.execute(update(tables.meta).where(tables.meta.c.key == key).values(value=value))
         else:
             connection.execute(insert(tables.meta).values(key=key, value=value))
-    return epoch, book
+    before = known.get("holder", wanted["holder"])
+    return Owned(epoch, book, before if before != wanted["holder"] and config.place.path is None else "")
 
 
 def refuse_change(connection: Connection, config: LedgerConfig, known: dict[str, str], *, changed: list[str]) -> None:

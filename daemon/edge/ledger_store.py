@@ -78,6 +78,7 @@ class Store:
         self.model_hash = ""
         self.first_start = True
         self.healthy = True
+        self.moved = ""
         self.lease = Lease(config)
         self._clock = clock
         self._server = config.place.path is None
@@ -109,7 +110,7 @@ class Store:
                 crash.point("ledger.migrate.open")
         crash.point("ledger.epoch.before")
         with connection.begin():
-            self._epoch, self._book = own(connection, self.config)
+            self._epoch, self._book, self.moved = own(connection, self.config)
             crash.point("ledger.epoch.open")
         crash.point("ledger.epoch.after")
         with connection.begin():

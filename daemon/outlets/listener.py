@@ -61,8 +61,10 @@ class Tokens:
         return sum(hmac.compare_digest(given, value) for value in self._tokens.values()) > 0
 
 
-def make_tokens(state_path: Path, files: Mapping[str, str]) -> Tokens:
+def make_tokens(state_path: Path, files: Mapping[str, str], *, keep: bool = True) -> Tokens:
     """Return the tokens from their configured files, or fresh random ones written to ``<state_dir>/api.<scope>.token``.
+
+    Without ``keep`` random ones are written nowhere: the files are another daemon's.
 
     Raises
     ------
@@ -83,7 +85,8 @@ def make_tokens(state_path: Path, files: Mapping[str, str]) -> Tokens:
                 )
         else:
             tokens[scope] = secrets.token_urlsafe(32)
-            write_private(state_path / f"api.{scope}.token", tokens[scope])
+            if keep:
+                write_private(state_path / f"api.{scope}.token", tokens[scope])
     if len(set(tokens.values())) < len(SCOPES):
         raise ConfigError("api: the read, control and kill tokens must differ; give each scope a file of its own")
     return Tokens(tokens, read_configured=bool(files.get("read")))

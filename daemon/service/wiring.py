@@ -144,8 +144,8 @@ def ledger_config(settings: Settings, account: str, version: str) -> LedgerConfi
     )
 
 
-def tokens_of(settings: Settings) -> Tokens:
-    """Return the API's tokens by scope: read from their files, or written where none is configured."""
+def tokens_of(settings: Settings, *, keep: bool = True) -> Tokens:
+    """Return the API's tokens by scope: read from their files, or made (and with ``keep`` written) where none is configured."""
     api = settings.api
     files = {"read": api.token_file, "control": api.control_token_file, "kill": api.kill_token_file}
-    return make_tokens(settings.state_path, files)
+    return make_tokens(settings.state_path, files, keep=keep)
