@@ -2,61 +2,63 @@
 
 ``recorded`` takes the worker's answers from the journal and must end with the very hash of effects that was recorded.
 ``recomputed`` asks a worker again, feeds a second engine with its answers and compares forecasts to 1e-6 and intents
-exactly. The first difference ends the comparison and is told in one line.
+exactly. A run is replayed from the first segment that is there: it begins with the start of the run, or opens with the
+engine's state. What a replay has come to at the beginning of a later segment is compared with the state that one opens
+with, to the bit. Segments are judged one by one: behind a difference, or damage, the next one begins from its own state.
 """
 
-import math
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import msgspec
 
+from daemon.backtest.tape import Counts, Decoder, EngineFactory, Tape, Worker, WorkerFactory
 from daemon.core.config import EngineConfig
 from daemon.core.engine import Engine
-from daemon.core.run import Runner
-from daemon.domain.events import Decide, Decided, Effect, Event, Listed, Seed, Submit, Timer, WorkerUp
+from daemon.core.snapshot_values import SnapshotError
+from daemon.domain.events import Event, Listed, Timer
 from daemon.domain.market import Book, Ignored, Malformed, Tick
-from daemon.domain.orders import Intent
-from daemon.domain.signal import Targets
-from daemon.outlets.journal import EffectsHash, Frame, Header, Lost, Record, read_journal, runs
+from daemon.outlets.journal import (
+    SUFFIX,
+    DamagedJournalError,
+    Header,
+    Opened,
+    Piece,
+    read_segment,
+    runs,
+)
 from daemon.wire.binance import BinanceWire
 
-FORECAST_TOLERANCE: Final = 1e-6
+__all__ = ["Decisions", "Decoder", "ReplayResult", "SegmentResult", "WireDecoder", "Worker", "WorkerFactory", "replay"]
 
 Decisions = Literal["recorded", "recomputed"]
+Verdict = Literal["equal", "differs", "damaged", "skipped"]
+NO_SNAPSHOT: Final = "it opens without a snapshot, and what came before it is not there"
+TORN_SNAPSHOT: Final = "the daemon ended while it wrote the snapshot that it opens with; nothing follows"
 
 
-class Decoder(Protocol):
-    """Turns raw frames into events as the live decoder did; ``observe`` tells it what the live one was told."""
+class SegmentResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one segment; ``detail`` is one line unless it is equal."""
 
-    def decode(self, frame: bytes, recv_ns: int) -> Tick | Book | Malformed | Ignored:
-        """Decode one frame."""
-        ...
+    name: str
+    number: int
+    verdict: Verdict
+    frames: int = 0
+    events: int = 0
+    effects: int = 0
+    decided: int = 0
+    checked: int = 0
+    detail: str = ""
 
-    def observe(self, event: Event) -> None:
-        """See an event before the engine does."""
-        ...
-
-
-class Worker(Protocol):
-    """Stages 4 to 6 as an inline call."""
-
-    def seed(self, seed: Seed) -> None:
-        """Fill the buffers."""
-        ...
-
-    def decide(self, decide: Decide) -> Decided:
-        """Answer a request."""
-        ...
-
-
-WorkerFactory = Callable[[Header, str], Worker]
-"""Makes the worker of a session that serves the model of this name ("" when it had none); ValueError when it cannot."""
+    @property
+    def summary(self) -> str:
+        """Return the outcome in one line."""
+        seen = f"{self.frames} frames, {self.events} events, {self.effects} effects, {self.checked} hashes matched"
+        return f"{self.name}: {self.verdict}: {self.detail or seen}"
 
 
 class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replay found. ``checked`` counts recorded hashes that matched; ``difference`` is "" or one line."""
+    """What a replay found. ``checked`` counts recorded hashes that matched; ``difference`` is "" or the first one, one line."""
 
     ok: bool
     decisions: Decisions
@@ -68,6 +70,7 @@ class ReplayResult(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     code_version: str
     difference: str
+    segments: tuple[SegmentResult, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -116,225 +119,191 @@ def engine_of(header: Header) -> Engine:
 
 def replay(
     path: Path,
-    engine_factory: Callable[[Header], Engine] = engine_of,
+    engine_factory: EngineFactory = engine_of,
     *,
     decisions: Decisions = "recorded",
     decoder: Decoder | None = None,
     worker_factory: WorkerFactory | None = None,
+    from_segment: str = "",
 ) -> ReplayResult:
     """Feed a journal's records to a fresh engine and compare the effects with those recorded.
 
     Parameters
     ----------
     path
-        A journal folder (its newest run is taken) or one segment.
+        A journal folder or one segment.
     engine_factory
-        Makes the engine from the journal's header.
+        Makes the engine from a segment's header.
     worker_factory
         Makes a worker whenever the session got one; needed to recompute.
     decisions
         Where the worker's answers come from.
     decoder
         Decodes frames; `WireDecoder` unless given.
+    from_segment
+        Where to begin in a folder: a number in its newest run, or a segment's file name, which names its run too. ""
+        is the first of the newest run that can be opened.
 
     Raises
     ------
     ValueError
-        If the journal is damaged, does not begin with the start of a run, or no worker is given to recompute.
+        If there is no such journal, nothing in it can be replayed, or no worker is given to recompute.
     """
     if decisions == "recomputed" and worker_factory is None:
         raise ValueError("decisions = recomputed: needs a worker")
-    records = read_journal(path)
-    header = _opening(path, records)
+    parts = chosen(path, from_segment)
     workers = worker_factory if decisions == "recomputed" else None
-    tape = _Tape(engine_factory, header, decoder or WireDecoder(), workers)
-    for record in records:
-        tape.feed(record)
-        if tape.difference:
-            break
-    if not tape.difference and not tape.checked:
-        tape.difference = "the journal holds no hash of effects to compare with; it ended before the first flush"
+    session = _Session(engine_factory, decoder or WireDecoder(), workers)
+    done = [session.play(part) for part in parts]
+    if all(one.verdict == "skipped" for one in done):
+        raise ValueError(f"{parts[0]}: nothing here can be replayed: {done[0].detail}")
+    checked = sum(one.checked for one in done)
+    difference = next((f"{one.name}: {one.detail}" for one in done if one.verdict in {"differs", "damaged"}), "")
+    if not difference and not checked:
+        difference = "the journal holds no hash of effects to compare with; it ended before the first flush"
     return ReplayResult(
-        ok=not tape.difference,
+        ok=not difference,
         decisions=decisions,
-        frames=tape.frames,
-        events=tape.events,
-        effects=tape.runner.effects,
-        decided=tape.decided,
-        checked=tape.checked,
-        digest=tape.runner.digest,
-        code_version=header.code_version,
-        difference=tape.difference,
+        frames=sum(one.frames for one in done),
+        events=sum(one.events for one in done),
+        effects=session.effects,
+        decided=sum(one.decided for one in done),
+        checked=checked,
+        digest=session.digest,
+        code_version=session.code_version,
+        difference=difference,
+        segments=tuple(done),
     )
 
 
-def _opening(path: Path, records: Iterator[Record]) -> Header:
-    first = next(records, None)
-    if not isinstance(first, Header):
-        raise ValueError(f"{path}: empty journal; nothing was recorded before the daemon ended")
-    if first.segment != 0:
-        kept = len(runs(path).get(first.start_ns, [])) if path.is_dir() else 1
-        raise ValueError(
-            f"{path}: begins with segment {first.segment} of its run ({kept} kept): the first are gone "
-            "(journal.max_bytes), and a replay needs the start of the run"
-        )
-    return first
+def chosen(path: Path, from_segment: str = "") -> list[Path]:
+    """Return the segments to replay, oldest first: one file, or those of one run from a given one on.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if not path.is_dir():
+        if from_segment:
+            raise ValueError(f"--from-segment {from_segment}: only with a folder, {path} is one segment already")
+        return [path]
+    found = runs(path)
+    if not found:
+        raise ValueError(f"{path}: no journal segments (*{SUFFIX}) in this folder")
+    run = found[max(found)]
+    if not from_segment:
+        return run
+    name = Path(from_segment).name.removesuffix(SUFFIX)
+    for parts in (run, *found.values()):
+        for at, part in enumerate(parts):
+            number = part.stem.rpartition("-")[2]
+            if part.stem == name or (parts is run and name.isdigit() and number.isdigit() and int(name) == int(number)):
+                return parts[at:]
+    kept = f"{run[0].name} to {run[-1].name}"
+    raise ValueError(f"--from-segment {from_segment}: no such segment in {path}; of its newest run {kept} are kept")
 
 
-class _Null:
-    """A recorder that records nothing."""
+class _Session:
+    """The segments of one run, one after the other; a tape goes on over several while nothing is missing between them."""
 
-    def add_frame(self, recv_ns: int, channel: int, frame: bytes) -> None:
-        """Forget a frame."""
-
-    def add_event(self, event: Event) -> None:
-        """Forget an event."""
-
-
-class _Tape:
-    """One replay under way: the runner, its shadow with recomputed decisions, and the first difference."""
-
-    def __init__(
-        self,
-        engine_factory: Callable[[Header], Engine],
-        header: Header,
-        decoder: Decoder,
-        workers: WorkerFactory | None,
-    ) -> None:
-        self.frames = self.events = self.decided = self.checked = 0
-        self.difference = ""
-        self._header = header
-        self._segment = header.segment
+    def __init__(self, make_engine: EngineFactory, decoder: Decoder, workers: WorkerFactory | None) -> None:
+        self.code_version = ""
+        self.effects = 0
+        self.digest = ""
+        self._make_engine = make_engine
         self._decoder = decoder
         self._workers = workers
-        self._worker: Worker | None = None
-        self._answers: dict[int, Decided] = {}
-        self._effects: list[Effect] = []
-        self._shadow = engine_factory(header) if workers is not None else None
-        self.runner = Runner(
-            engine_factory(header),
-            decode=self._decode,
-            recorder=_Null(),
-            dispatch=self._effects.append,
-            observe=decoder.observe,
-        )
-        self._decoded: Event | None = None
+        self._tape: Tape | None = None
+        self._counts = Counts()
+        self._number = -1
 
-    def _decode(self, frame: bytes, recv_ns: int) -> Tick | Book | Malformed | Ignored:
-        event = self._decoder.decode(frame, recv_ns)
-        self._decoded = None if isinstance(event, Ignored) else event
-        return event
+    def play(self, path: Path) -> SegmentResult:
+        """Replay one segment; what is wrong with it is its verdict.
 
-    def feed(self, record: Record) -> None:
-        """Take one record; sets ``difference`` when something does not match."""
-        if isinstance(record, Frame):
-            self.frames += 1
-            self.runner.on_frame(record.data, record.recv_ns)
-            self._follow(self._decoded)
-        elif isinstance(record, EffectsHash):
-            self._check(record)
-        elif isinstance(record, Header):
-            if record.segment != self._segment + 1:
-                self.difference = f"segment {self._segment + 1} of the run is missing"
-            self._segment = record.segment
-        elif isinstance(record, Lost):
-            self.difference = f"{record.count} records were lost while recording ({record.reason})"
-        else:
-            self.events += 1
-            self.decided += isinstance(record, Decided)
-            self.runner.emit(record)
-            self._follow(record)
-
-    def _check(self, recorded: EffectsHash) -> None:
-        count, digest = self.runner.effects, self.runner.digest
-        if recorded.count != count:
-            self.difference = f"{recorded.count} effects were recorded up to here, the replay made {count}"
-        elif recorded.digest != digest:
-            self.difference = f"hash of the first {count} effects is {digest[:16]}…, recorded {recorded.digest[:16]}…"
-        else:
-            self.checked += 1
-
-    def _follow(self, event: Event | None) -> None:
-        """Let worker and shadow see what just happened, and compare."""
-        effects, self._effects[:] = tuple(self._effects), ()
-        shadow = self._shadow
-        if shadow is None or event is None:
-            return
-        if isinstance(event, Decided):
-            event = self._recomputed(event)
-        elif isinstance(event, WorkerUp):
-            self._hire(event)
-        mine = _intents(shadow.process(event))
-        theirs = _intents(effects)
-        if mine != theirs and not self.difference:
-            self.difference = _intent_difference(theirs, mine)
-        if self._worker is None:
-            return
-        for effect in effects:
-            if isinstance(effect, Seed):
-                self._worker.seed(effect)
-            elif isinstance(effect, Decide):
-                self._answers = {effect.seq: self._worker.decide(effect)}
-
-    def _recomputed(self, recorded: Decided) -> Decided:
-        """Return the worker's own answer in place of the recorded one, at the recorded time."""
-        answer = self._answers.pop(recorded.seq, None)
-        if answer is None:
-            return recorded  # an answer to a request that a newer one had replaced: the engine refuses it either way
-        self.difference = self.difference or _forecast_difference(recorded, answer)
-        return msgspec.structs.replace(
-            answer,
-            ts_ns=recorded.ts_ns,
-            features_ns=recorded.features_ns,
-            forecast_ns=recorded.forecast_ns,
-            solve_ns=recorded.solve_ns,
-        )
-
-    def _hire(self, event: WorkerUp) -> None:
-        """Get a worker that serves the model the session's own served from here on."""
-        if self._workers is None:
-            return
+        Raises
+        ------
+        ValueError
+            If it is no journal, or no engine can be built from it.
+        """
+        counts = self._counts = Counts()
+        before = self._number
+        verdict: Verdict
         try:
-            self._worker = self._workers(self._header, event.model)
-        except ValueError as error:
-            self.difference = f'no worker with model "{event.model}": {error}'
+            verdict, detail = self._play(path)
+        except DamagedJournalError as error:
+            if self._number == before:  # not even a header: something else altogether
+                raise
+            verdict, detail = "damaged", str(error).removeprefix(f"{path}: ")
+        except SnapshotError as error:
+            verdict, detail = "skipped", f"its snapshot cannot be used: {error}"
+        if self._tape is not None:
+            self.effects, self.digest = self._tape.runner.effects, self._tape.runner.digest
+        if verdict != "equal":
+            self._tape = None
+        seen = msgspec.structs.asdict(counts)
+        return SegmentResult(name=path.name, number=self._number, verdict=verdict, detail=detail, **seen)
 
+    def _play(self, path: Path) -> tuple[Verdict, str]:
+        records = read_segment(path)
+        header = next(records, None)
+        if not isinstance(header, Header):
+            return "skipped", "empty: nothing was recorded before the daemon ended"
+        problem = self._begin(header)
+        parts: list[bytes] = []
+        for record in records:
+            if isinstance(record, Piece):
+                parts.append(record.data)
+            elif isinstance(record, Opened):
+                problem = self._open(header, parts, record) or problem
+                parts = []
+            elif isinstance(record, Header):
+                return "differs", "it begins twice"
+            elif self._tape is None:
+                return ("differs", problem) if problem else ("skipped", NO_SNAPSHOT)
+            else:
+                parts = []
+                self._tape.feed(record)
+                if self._tape.difference:
+                    return "differs", problem or self._tape.difference
+        if problem:
+            return "differs", problem
+        if parts or self._tape is None:
+            return "skipped", TORN_SNAPSHOT if parts else NO_SNAPSHOT
+        return "equal", ""
 
-def _intents(effects: tuple[Effect, ...]) -> list[Intent]:
-    return [approved.intent for effect in effects if isinstance(effect, Submit) for approved in effect.approved]
+    def _begin(self, header: Header) -> str:
+        """Take a segment's header; return what is missing before it."""
+        before, self._number = self._number, header.segment
+        self.code_version = header.code_version
+        if header.segment == 0:
+            self._tape = self._new_tape(header)
+        elif before >= 0 and header.segment != before + 1:
+            self._tape = None
+            return f"segment {before + 1} of the run is missing"
+        if self._tape is not None:
+            self._tape.counts = self._counts
+        return ""
 
+    def _new_tape(self, header: Header) -> Tape:
+        tape = Tape(self._make_engine, header, self._decoder, self._workers)
+        tape.counts = self._counts
+        return tape
 
-def _intent_difference(recorded: list[Intent], computed: list[Intent]) -> str:
-    for index in range(max(len(recorded), len(computed))):
-        was = recorded[index] if index < len(recorded) else None
-        now = computed[index] if index < len(computed) else None
-        if was != now:
-            return f"intent {index}: recorded {_brief(was)}, recomputed {_brief(now)}"
-    return ""
-
-
-def _brief(intent: Intent | None) -> str:
-    return f"{intent.side} {intent.qty} {intent.symbol} at {intent.limit} ({intent.decision})" if intent else "none"
-
-
-def _forecast_difference(recorded: Decided, computed: Decided) -> str:
-    was, now = recorded.result, computed.result
-    if not isinstance(was, Targets) or not isinstance(now, Targets):
-        return (
-            ""
-            if type(was) is type(now)
-            else f"decision {recorded.seq}: recorded {_kind(recorded)}, now {_kind(computed)}"
-        )
-    if was.forecast is None or now.forecast is None:
-        return "" if was.forecast is now.forecast else f"decision {recorded.seq}: only one side has a forecast"
-    for field in ("mean", "raw_mean", "scale", "skill", "interval_90"):
-        pairs = zip(getattr(was.forecast, field), getattr(now.forecast, field), strict=True)
-        for symbol, (old, new) in zip(was.forecast.symbols, pairs, strict=True):
-            if not math.isclose(old, new, rel_tol=FORECAST_TOLERANCE, abs_tol=FORECAST_TOLERANCE):
-                return f"decision {recorded.seq}: forecast {field} of {symbol} is {new!r}, recorded {old!r}"
-    return ""
-
-
-def _kind(decided: Decided) -> str:
-    result = decided.result
-    return "targets" if isinstance(result, Targets) else f"no decision ({result.reason}: {result.detail})"
+    def _open(self, header: Header, parts: list[bytes], opened: Opened) -> str:
+        """Take the state a segment opens with; return how it differs from what the segments before it came to."""
+        before = self._tape
+        if before is not None:
+            before.meet(parts, opened)
+            if not before.difference:
+                return ""
+        tape = self._new_tape(header)
+        try:
+            tape.restore(parts, opened)
+        except SnapshotError:
+            if before is None or not before.same_effects(opened):
+                raise
+            before.difference = ""  # other code, which makes the same effects: it goes on with its own state
+            return ""
+        self._tape = tape
+        return before.difference if before is not None else ""

@@ -13,19 +13,20 @@ if TYPE_CHECKING:
     from daemon.edge.worker_child import InlineWorker
 
 
-def replay_journal(journal: Path, decisions: Decisions) -> dict[str, Any]:
-    """Return the replay's result as JSON values with a ``summary`` line.
+def replay_journal(journal: Path, decisions: Decisions, from_segment: str = "") -> dict[str, Any]:
+    """Return the replay's result as JSON values with a ``summary`` line and one ``lines`` entry per segment.
 
     Raises
     ------
     ConfigError
-        If the journal cannot be replayed: damaged, without its start, or made by other code.
+        If the journal cannot be replayed: no journal, without a segment that can be opened, or made by other code.
     """
     try:
-        result = replay(journal, decisions=decisions, worker_factory=_workers(journal))
+        result = replay(journal, decisions=decisions, worker_factory=_workers(journal), from_segment=from_segment)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
-    return {**msgspec.to_builtins(result), "summary": result.summary}
+    lines = [one.summary for one in result.segments]
+    return {**msgspec.to_builtins(result), "summary": result.summary, "lines": lines}
 
 
 def _workers(journal: Path) -> WorkerFactory:

@@ -68,6 +68,9 @@ def replay(
     decisions: Annotated[Decisions, typer.Option(help="Take decisions from the record or compute them again.")] = (
         Decisions.RECORDED
     ),
+    from_segment: Annotated[
+        str, typer.Option(metavar="SEGMENT", help="Begin there: a number in the newest run, or a segment's file name.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Re-run recorded events through the same engine and compare every effect; exit 3 on a difference."""
@@ -75,10 +78,12 @@ def replay(
         raise UsageError(f"{journal}: no such journal; give <state_dir>/<mode>/journal or one of its segments")
     from daemon.cli.replaying import replay_journal
 
-    result = replay_journal(journal, decisions.value)
+    result = replay_journal(journal, decisions.value, from_segment)
     if json:
         print_json(result)
     else:
+        for line in result["lines"]:
+            typer.echo(line)
         typer.echo(result["summary"])
     raise typer.Exit(0 if result["ok"] else 3)
 

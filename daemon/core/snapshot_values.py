@@ -222,7 +222,7 @@ class Reader:
             return value
         match value:
             case ["D", text]:
-                return Decimal(text)
+                return msgspec.convert(text, Decimal)
             case ["I", text]:
                 return int(text)
             case ["E", number, content]:

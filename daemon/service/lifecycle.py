@@ -11,10 +11,10 @@ import structlog
 
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
+from daemon.domain.errors import Fatal
 from daemon.domain.events import Action, Command, Effect, Event, Fault, Link, Listed, Restored, Timer
 from daemon.domain.market import Malformed
 from daemon.domain.ports import Venue
-from daemon.edge import crash
 from daemon.edge.clock import Clock
 from daemon.edge.feed import Conflator, Feed
 from daemon.edge.latch import KillLatch
@@ -25,18 +25,19 @@ from daemon.edge.supervisor import Eternal, Supervisor
 from daemon.edge.worker import Worker
 from daemon.outlets import logs
 from daemon.outlets.api import Api
-from daemon.outlets.journal import Journal
 from daemon.outlets.metrics import Metrics, MetricsListener, Snapshot
 from daemon.service import venues
 from daemon.service.desk import Desk, Facts
 from daemon.service.dispatch import Dispatcher
 from daemon.service.killwatch import KillWatch
+from daemon.service.recording import Recording, journal_of
 from daemon.service.stages import Stage, stop_in
+from daemon.service.standby import Standby
 from daemon.service.steady import SteadyClock
 from daemon.service.training import Trainer, model_rows
 from daemon.service.upkeep import Upkeep, until
 from daemon.service.wiring import account_of, engine_config, ledger_config, tokens_of, worker_config
-from daemon.settings import Settings, config_hash, read_keys, redacted
+from daemon.settings import Settings, read_keys
 from daemon.wire.binance import BinanceWire
 from daemon.wire.binance_streams import streams_of
 
@@ -136,7 +137,9 @@ class Service:
     async def start(self) -> None:
         """Take locks and ports, recover, reconcile, then let data in. Raises Fatal for what no retry can cure."""
         settings = self.settings
-        restored = await self.ledger.open()  # locks first: a second instance must not touch the first one's files
+        # Locks first: a second instance must not touch the first one's files.
+        standby = Standby(settings, self.ledger, command=self.command, metrics=self.metrics, supervisor=self.supervisor)
+        restored = await standby.open(self._lost)
         self._closers.append(self.ledger.close)
         self._hold_on(restored)
         self._make_outlets()
@@ -195,19 +198,10 @@ class Service:
         """Build decoder, journal and runner: from here on events are taken and recorded."""
         settings = self.settings
         self.wire = BinanceWire(listed.instruments, held=self.conflator.held)
-        self.journal = Journal(
-            settings.mode_path / "journal",
-            settings.journal.max_bytes,
-            start_ns=self.clock.now_ns(),
-            code_version=self.version,
-            config_hash=config_hash(settings),
-            config_json=_json(redacted(settings)),
-            engine_json=_json(self.engine.config),
-            worker_json=_json(worker_config(settings)),
-            boundary=crash.point,
-        )
+        self.journal = journal_of(settings, self.engine, start_ns=self.clock.now_ns(), version=self.version)
         self.runner = Runner(self.engine, decode=self.wire.decode, recorder=self.journal, observe=self._observe)
-        self._closers.append(self._close_journal)
+        self.recording = Recording(self.journal, self.runner)
+        self._closers.append(self.recording.close)
 
     def _start_tasks(self, listed: Listed, parts: venues.VenueParts) -> None:
         settings = self.settings
@@ -293,8 +287,8 @@ class Service:
             now_ns = self._tick_clock()
             count += 1
             if count % FLUSH_TIMERS == 0:
-                self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
-                self.supervisor.job("journal", self.journal.flush())
+                self.recording.beat()
+                self.supervisor.job("journal", self.recording.flush())
                 self._note_ready(now_ns)
                 if self.upkeep is not None:
                     self.upkeep.look(writable=self.ledger.writable)
@@ -337,6 +331,12 @@ class Service:
         }
 
     # ------------------------------------------------------------------ run and stop
+
+    def _lost(self, error: Fatal) -> None:
+        """End: the ledger is another instance's now, so nothing may be sent any more."""
+        self.fatal = error
+        self._stopping = True
+        self.request_stop()
 
     def request_stop(self) -> None:
         """Ask for an orderly stop."""
@@ -390,11 +390,3 @@ class Service:
     async def _close_venue(self) -> None:
         if self._parts is not None:
             await self._parts.venue.close()
-
-    def _close_journal(self) -> None:
-        self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
-        self.journal.close()
-
-
-def _json(value: object) -> str:
-    return msgspec.json.encode(value).decode()

@@ -1,13 +1,15 @@
 """A recorded session replays equal from its journal alone, and every kind of difference is told in one line."""
 
+import re
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from daemon.backtest.replay import ReplayResult, WireDecoder, replay
-from daemon.core.config import EngineConfig
+from daemon.core.decisions import Decisions
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
 from daemon.domain.events import (
@@ -26,37 +28,15 @@ from daemon.domain.events import (
     Timer,
     WorkerUp,
 )
-from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book, Instrument
-from daemon.domain.orders import Tif
+from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book
 from daemon.domain.signal import Forecast, Targets
 from daemon.outlets.journal import Frame, Header, Journal, Record, read_journal
-from risk.limits import Limits
+from daemon.service.recording import Recording
+from tests.core.driver import PRICES, START_NS, SYMBOLS, instrument, make_config
 
-START_NS = 1_700_000_000 * NS_PER_S
-PRICES = {"BTC/USDT": 40_000.0, "ETH/USDT": 2_000.0}
-SYMBOLS = tuple(PRICES)
 BARS = 20
 
-CONFIG = EngineConfig(
-    instance="test",
-    account="",
-    mode="paper",
-    universe=SYMBOLS,
-    quote="USDT",
-    bar_ns=NS_PER_S,
-    grace_ns=200 * NS_PER_MS,
-    max_age_ns=3 * NS_PER_S,
-    backfill_bars=100,
-    lookback=5,
-    rebalance_every=1,
-    turnover_max=0.5,
-    turnover_max_day=2.0,
-    cost_bps=10.0,
-    tif=Tif.IOC,
-    limits=Limits(stop_cooldown_ns=60 * NS_PER_S),
-    fee_rate=Decimal("0.001"),
-    decision_deadline_ns=NS_PER_S // 2,
-)
+CONFIG = make_config()
 
 
 class Alternating:
@@ -83,7 +63,7 @@ class Alternating:
 class Session:
     """A daemon without sockets: the real runner, recorder and decoder, a market of our own making."""
 
-    def __init__(self, folder: Path, segment_bytes: int = 1 << 20) -> None:
+    def __init__(self, folder: Path, segment_bytes: int = 1 << 20, *, snapshots: bool = True) -> None:
         self.journal = Journal(
             folder,
             10**9,
@@ -92,6 +72,7 @@ class Session:
             engine_json=msgspec.json.encode(CONFIG).decode(),
             segment_bytes=segment_bytes,
         )
+        self.snapshots = snapshots
         self.decoder = WireDecoder()
         self.worker = Alternating()
         self.effects: list[Effect] = []
@@ -104,6 +85,7 @@ class Session:
             dispatch=self._dispatch,
             observe=self.decoder.observe,
         )
+        self.recording = Recording(self.journal, self.runner)
 
     def _dispatch(self, effect: Effect) -> None:
         self.effects.append(effect)
@@ -138,14 +120,10 @@ class Session:
             self.runner.on_frame(trade(symbol, self.ids[symbol], self.now_ns), self.now_ns + NS_PER_MS)
             self.ids[symbol] += 1
         self.runner.emit(Timer(self.now_ns + 2 * NS_PER_MS, self.now_ns + 2 * NS_PER_MS))
-        self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
-
-
-def instrument(symbol: str) -> Instrument:
-    """Plain trading rules."""
-    base, _, quote = symbol.partition("/")
-    step = Decimal("0.00001")
-    return Instrument(symbol, base + quote, base, quote, Decimal("0.01"), step, step, Decimal(9000), Decimal(5))
+        if self.snapshots:
+            self.recording.beat()
+        else:
+            self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
 
 
 def history(symbol: str, now_ns: int, next_id: int) -> History:
@@ -201,7 +179,9 @@ def different(result: ReplayResult) -> str:
     """The one line of a replay that is not equal."""
     assert not result.ok
     assert "\n" not in result.summary
-    return result.difference
+    name, _, line = result.difference.partition(": ")
+    assert name.endswith(".journal")
+    return line
 
 
 def test_recorded_decisions_replay_equal(recorded: tuple[Path, Session]) -> None:
@@ -303,9 +283,9 @@ def test_lost_records_and_torn_tails(tmp_path: Path) -> None:
     assert 0 < torn.checked < 6
 
 
-def test_missing_parts_are_told(tmp_path: Path) -> None:
-    """A journal without its start, or with a hole, cannot be replayed."""
-    session = Session(tmp_path, segment_bytes=4096)
+def test_segments_without_snapshots_need_their_predecessors(tmp_path: Path) -> None:
+    """A journal of a recorder that never got a state: whole it replays, with a hole or without its start it does not."""
+    session = Session(tmp_path, segment_bytes=4096, snapshots=False)
     session.start()
     for _ in range(60):
         session.bar()
@@ -318,7 +298,172 @@ def test_missing_parts_are_told(tmp_path: Path) -> None:
     parts[1].rename(tmp_path / "aside")
     assert different(replay(tmp_path)) == "segment 1 of the run is missing"
     parts[0].unlink()
-    with pytest.raises(ValueError, match=r"segment 2 of its run .*first are gone"):
+    with pytest.raises(ValueError, match=r"000002.journal: nothing here can be replayed: it opens without a snapshot"):
         replay(tmp_path)
     with pytest.raises(ValueError, match="needs a worker"):
         replay(tmp_path, decisions="recomputed")
+
+
+# ---------------------------------------------------------------------------------------------- segments
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> tuple[Path, Session, list[Path]]:
+    """A session of several segments, each of which opens with the engine's state."""
+    session = Session(tmp_path, segment_bytes=4096)
+    session.start()
+    for _ in range(160):
+        session.bar()
+        session.journal.flush_now()
+    session.journal.close()
+    parts = sorted(tmp_path.glob("*.journal"))
+    assert len(parts) >= 5
+    return tmp_path, session, parts
+
+
+def verdicts(result: ReplayResult) -> list[str]:
+    """What became of each segment."""
+    return [one.verdict for one in result.segments]
+
+
+def recomputed(folder: Path, from_segment: str = "") -> ReplayResult:
+    """Replay with a worker that has seen nothing before."""
+    return replay(folder, decisions="recomputed", worker_factory=lambda *_: Alternating(), from_segment=from_segment)
+
+
+def test_every_kept_segment_can_be_replayed(long: tuple[Path, Session, list[Path]]) -> None:
+    """I10: whole, from each segment on, and each alone: the same effects, whatever came before is gone."""
+    folder, session, parts = long
+    whole = replay(folder)
+
+    assert whole.ok
+    assert verdicts(whole) == ["equal"] * len(parts)
+    assert (whole.effects, whole.digest) == (session.runner.effects, session.runner.digest)
+    for number, part in enumerate(parts):
+        rest = replay(folder, from_segment=str(number))
+        assert rest.ok
+        assert [one.name for one in rest.segments] == [one.name for one in parts[number:]]
+        assert (rest.effects, rest.digest) == (whole.effects, whole.digest)
+        alone = replay(part)
+        assert alone.ok
+        seen, again = alone.segments[0], whole.segments[number]
+        assert (seen.frames, seen.events, seen.effects, seen.decided) == (
+            again.frames, again.events, again.effects, again.decided,
+        )  # fmt: skip
+        assert seen.decided > 0
+        assert recomputed(part).ok
+    assert replay(folder, from_segment=parts[2].name).segments == replay(folder, from_segment="2").segments
+    for part in parts[:-1]:
+        part.unlink()
+        assert replay(folder).ok
+    assert recomputed(folder).ok
+
+
+def test_a_hole_is_told_and_what_follows_is_replayed(long: tuple[Path, Session, list[Path]]) -> None:
+    """A lost segment in the middle is a difference; the ones after it are replayed from their own states."""
+    folder, _, parts = long
+    parts[2].unlink()
+    result = replay(folder)
+
+    assert different(result) == "segment 2 of the run is missing"
+    assert verdicts(result) == ["equal", "equal", "differs", *["equal"] * (len(parts) - 4)]
+    assert all(one.checked for one in result.segments)
+
+
+def test_damage_is_told_with_segment_and_offset(long: tuple[Path, Session, list[Path]]) -> None:
+    """One changed byte in the middle: one line, and the later segments are replayed from their states."""
+    folder, _, parts = long
+    data = bytearray(parts[1].read_bytes())
+    data[len(data) * 3 // 4] ^= 0x10
+    parts[1].write_bytes(bytes(data))
+    result = replay(folder)
+
+    assert re.fullmatch(
+        rf"{parts[1].name}: damaged at byte \d+: (checksum differs|no block begins there)", result.difference
+    )
+    assert not result.ok
+    assert verdicts(result) == ["equal", "damaged", *["equal"] * (len(parts) - 2)]
+
+
+def test_a_snapshot_that_is_torn_is_skipped(long: tuple[Path, Session, list[Path]]) -> None:
+    """Killed while a segment was opened: what came before counts, and the message says why the last does not."""
+    folder, _, parts = long
+    for part in parts[4:]:
+        part.unlink()
+    data = parts[3].read_bytes()
+    at = data.index(b"BLK1", data.index(b"BLK1", 8) + 4)  # the snapshot's first block, behind the header's
+    parts[3].write_bytes(data[: data.index(b"BLK1", at + 4) + 10])
+    result = replay(folder)
+
+    assert result.ok
+    assert verdicts(result) == ["equal", "equal", "equal", "skipped"]
+    assert "the daemon ended while it wrote the snapshot" in result.segments[-1].summary
+
+
+def test_a_missing_end_is_found_by_the_next_state(long: tuple[Path, Session, list[Path]]) -> None:
+    """A segment that lacks its last block, not at the end of the run, is a difference: its successor remembers more."""
+    folder, _, parts = long
+    data = parts[1].read_bytes()
+    cut = data.rindex(b"BLK1")
+    parts[1].write_bytes(data[: data.rindex(b"BLK1", 0, cut)])
+    result = replay(folder)
+
+    assert "records before it are missing" in different(result)
+    assert verdicts(result) == ["equal", "equal", "differs", *["equal"] * (len(parts) - 3)]
+
+
+def test_state_that_differs_without_an_effect_is_found(long: tuple[Path, Session, list[Path]]) -> None:
+    """A tape that leaves the engine in another state is found at the next segment, before any effect shows it."""
+    folder, session, parts = long
+    target = folder / "again"
+    target.mkdir()
+    for part in parts:
+        target.joinpath(part.name).write_bytes(part.read_bytes())
+    records = [one for one in read_journal(parts[0]) if not isinstance(one, Header)]
+    book = next(at for at in range(len(records) - 1, 0, -1) if isinstance(records[at], Book))
+    old = records[book]
+    assert isinstance(old, Book)
+    records[book] = msgspec.structs.replace(old, bid_qty=old.bid_qty + 1)
+    journal = Journal(folder / "third", 10**9, start_ns=START_NS, engine_json=msgspec.json.encode(CONFIG).decode())
+    for record in records:
+        if isinstance(record, Frame):
+            journal.add_frame(record.recv_ns, record.channel, record.data)
+        else:
+            journal._append(record)
+    journal.close()
+    next((folder / "third").iterdir()).replace(target / parts[0].name)
+    result = replay(target)
+
+    assert different(result).startswith("the engine's state is another than was recorded")
+    assert verdicts(result)[:3] == ["equal", "differs", "equal"]
+    assert session.runner.effects == result.effects
+
+
+def test_snapshots_of_other_code_are_refused(
+    long: tuple[Path, Session, list[Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine whose classes hold something else cannot be restored: one line; from the start of the run it can be tried."""
+    folder, _, parts = long
+    plain = Decisions.__init__
+
+    def grown(self: Decisions, *given: Any) -> None:
+        plain(self, *given)
+        self.added = 1  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(Decisions, "__init__", grown)
+    assert replay(folder).ok
+    with pytest.raises(ValueError, match="another version of the code: in Decisions added is new"):
+        replay(parts[2])
+
+
+def test_where_to_begin_is_checked(long: tuple[Path, Session, list[Path]]) -> None:
+    """A segment that is not there is named, with those that are."""
+    folder, _, parts = long
+
+    with pytest.raises(ValueError, match=f"no such segment .*{parts[0].name} to {parts[-1].name} are kept"):
+        replay(folder, from_segment="99")
+    with pytest.raises(ValueError, match="only with a folder"):
+        replay(parts[0], from_segment="1")
+    (folder / "nothing").mkdir()
+    with pytest.raises(ValueError, match="no journal segments"):
+        replay(folder / "nothing")

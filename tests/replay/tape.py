@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from daemon.core.config import EngineConfig
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
 from daemon.domain.events import (
@@ -36,13 +35,14 @@ from daemon.domain.events import (
     WorkerUp,
 )
 from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Instrument
-from daemon.domain.orders import Approved, Fill, Intent, OrderState, OrderUpdate, Side, Tif
+from daemon.domain.orders import Approved, Fill, Intent, OrderState, OrderUpdate, Side
 from daemon.edge.feed import Conflator
 from daemon.edge.worker_child import InlineWorker
 from daemon.edge.worker_wire import WorkerConfig
 from daemon.wire.binance import BinanceWire
 from risk.limits import Limits
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup
+from tests.core.driver import make_config
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT")
 FILES = ("binance_spot_btcusdt_20240808.gz", "binance_spot_ethusdt_20240808.gz")
@@ -53,25 +53,16 @@ TIMER_NS = 50 * NS_PER_MS
 FEE = Decimal("0.001")
 STEP = Decimal("0.00001")
 
-CONFIG = EngineConfig(
+CONFIG = make_config(
     instance="tape",
-    account="",
-    mode="paper",
     universe=SYMBOLS,
-    quote="USDT",
-    bar_ns=NS_PER_S,
     grace_ns=300 * NS_PER_MS,
-    max_age_ns=3 * NS_PER_S,
     backfill_bars=300,
     lookback=60,
-    rebalance_every=1,
-    turnover_max=0.5,
     turnover_max_day=1_000.0,
     cost_bps=0.0,
-    tif=Tif.IOC,
     limits=Limits(max_weight=0.5, max_order_notional=0.02, max_repeats=0),
     fee_rate=FEE,
-    decision_deadline_ns=NS_PER_S // 2,
 )
 WORKER = WorkerConfig(
     setup=StrategySetup(
