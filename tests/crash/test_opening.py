@@ -7,8 +7,8 @@ import pytest
 
 from daemon.domain.events import Booked
 from daemon.edge.clock import Clock
+from daemon.edge.database import LedgerConfig
 from daemon.edge.ledger import SqlLedger
-from daemon.edge.ledger_store import LedgerConfig
 from daemon.edge.ownership import Ownership, opening_flows
 
 D = Decimal

@@ -17,6 +17,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+import psycopg
+
 REPO = Path(__file__).resolve().parents[2]
 SECRET = "MARKERsecretMARKER"
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/USDT", "DOGE/USDT", "LTC/USDT", "LINK/USDT")
@@ -28,6 +30,8 @@ OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 T = TypeVar("T")
 Tree = dict[str, Any]
+Ledger = Path | str
+"""A SQLite file, or the URI of a database with the ledger's schema in its search path."""
 
 
 def until(ask: Callable[[], T], *, timeout_s: float = 20.0, what: str = "", why: Callable[[], object] = str) -> T:
@@ -389,6 +393,12 @@ class Daemon:
         """The ledger's file."""
         return self.state_dir / self.mode / "ballast.db"
 
+    @property
+    def books(self) -> Ledger:
+        """The ledger wherever it lies."""
+        url = self.tree.get("ledger", {}).get("url", "")
+        return f"{url}?options=-csearch_path%3Dballast_{self.mode}" if url else self.ledger
+
 
 OPEN = {"planned", "sending", "acked", "unknown", "resolving"}
 
@@ -396,18 +406,21 @@ OPEN = {"planned", "sending", "acked", "unknown", "resolving"}
 # ---------------------------------------------------------------------------------------------- ledger and truth
 
 
-def rows(ledger: Path, query: str) -> list[tuple[Any, ...]]:
+def rows(ledger: Ledger, query: str) -> list[tuple[Any, ...]]:
     """Read the ledger with SQL of our own, so that the daemon's reader is not believed."""
+    if isinstance(ledger, str):
+        with psycopg.connect(ledger, connect_timeout=5) as server:
+            return server.execute(query.encode()).fetchall()
     with contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
         return connection.execute(query).fetchall()
 
 
-def meta(ledger: Path, key: str) -> str:
+def meta(ledger: Ledger, key: str) -> str:
     """Return one fact about the ledger."""
     return str(rows(ledger, f"select value from meta where key = '{key}'")[0][0])
 
 
-def ledger_balances(ledger: Path) -> dict[str, Decimal]:
+def ledger_balances(ledger: Ledger) -> dict[str, Decimal]:
     """Add up flows, fills and fees of the ledger: what each asset should be."""
     total: dict[str, Decimal] = {}
 
@@ -433,7 +446,7 @@ def true_balances(truth: Tree) -> dict[str, Decimal]:
     return {asset: amount for asset, amount in held.items() if amount}
 
 
-def ledger_fills(ledger: Path) -> list[tuple[str, str, str, str, Decimal, Decimal, Decimal, str]]:
+def ledger_fills(ledger: Ledger) -> list[tuple[str, str, str, str, Decimal, Decimal, Decimal, str]]:
     """Return every execution in the ledger, sorted."""
     query = "select symbol, trade_id, client_id, side, qty, price, fee, fee_asset from fills"
     return sorted(
@@ -453,7 +466,7 @@ def true_fills(truth: Tree) -> list[tuple[str, str, str, str, Decimal, Decimal, 
     )  # fmt: skip
 
 
-def assert_same(ledger: Path, truth: Tree) -> None:
+def assert_same(ledger: Ledger, truth: Tree) -> None:
     """I1, I3, I9: the ledger is what the exchange has, order by order, fill by fill, asset by asset, to the last digit."""
     assert truth["conserved"] is True
     assert ledger_fills(ledger) == true_fills(truth)
