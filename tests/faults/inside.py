@@ -110,21 +110,22 @@ def task_dies() -> None:
 
 
 def slow_commit() -> None:
-    """F49: the ledger's thread takes so many seconds before each commit, until the switch says 0."""
-    from daemon.edge.ledger_store import Store
+    """F49: a commit takes so many seconds until the ledger's thread knows that it is durable, until the switch says 0."""
+    from daemon.edge import crash
 
-    commit, pause = Store.commit, [0.0]
+    point, pause = crash.point, [0.0]
 
-    def slow(self: Store, submit: Any, ticket: Any) -> bool:
-        text = _switch("slow_commit")
-        if text is not None:
-            pause[0] = float(text)
-        if pause[0]:
+    def slow(name: str) -> None:
+        if name == "ledger.commit.before":
+            text = _switch("slow_commit")
+            if text is not None:
+                pause[0] = float(text)
+        if name == "ledger.commit.after" and pause[0]:
             fired("slow_commit")
             time.sleep(pause[0])
-        return commit(self, submit, ticket)
+        point(name)
 
-    Store.commit = slow  # type: ignore[method-assign]
+    crash.point = slow
 
 
 def memory_full() -> None:
