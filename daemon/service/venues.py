@@ -7,7 +7,7 @@ import structlog
 
 from daemon.core.planner import client_prefix
 from daemon.domain.errors import Unsafe
-from daemon.domain.events import Event, Link, Listed, Restored, Timer
+from daemon.domain.events import Event, Link, Listed, Restored, Timer, WorkerUp
 from daemon.domain.market import NS_PER_MS, Book, Malformed, RejectReason, Tick
 from daemon.domain.orders import Approved
 from daemon.domain.ports import Emit, Venue
@@ -27,6 +27,7 @@ from daemon.edge.turns import Turns
 from daemon.edge.userstream import Sinks, UserStream
 from daemon.edge.watchdog import Watchdog
 from daemon.edge.watchdog_venue import Setup
+from daemon.service.rules import Rules
 from daemon.settings import ExchangeKeys, Settings
 from daemon.wire.binance_rest import server_time_ns
 from risk.money import exact
@@ -195,17 +196,35 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
         await venue.start(restored, markets_of)
 
     watchdog = Watchdog(watched(settings, keys))
-    tasks: dict[str, Eternal] = {"orders": venue.run, "user stream": stream.run, "watchdog": watchdog.run}
+    rules = Rules(around.market, around.emit, tuple(one.symbol for one in around.listed.instruments))
+    venue.on_rules = rules.doubt
+    tasks: dict[str, Eternal] = {
+        "orders": venue.run,
+        "user stream": stream.run,
+        "watchdog": watchdog.run,
+        "rules in doubt": rules.run,
+    }
     if has_switch(markets_of):
         tasks["dead man"] = dead_man(around, keys, markets_of, venue).run
     return VenueParts(
         venue,
         tasks,
         begin,
-        observe=watchdog.observe,
+        observe=stamping(around.ledger, watchdog.observe),
         external=lambda: venue.reconciler.outsiders.orders,
         turns=venue.turns,
     )
+
+
+def stamping(ledger: SqlLedger, observe: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Return an observer that also tells the ledger which model serves: every order's row names it (T6)."""
+
+    def both(event: Event) -> None:
+        if isinstance(event, WorkerUp):
+            ledger.set_model(event.model)
+        observe(event)
+
+    return both
 
 
 def dead_man(around: Surroundings, keys: ExchangeKeys, markets_of: Any, venue: LiveVenue) -> DeadMan:
@@ -214,7 +233,7 @@ def dead_man(around: Surroundings, keys: ExchangeKeys, markets_of: Any, venue: L
     exchange = exchange_of(around.settings, keys)
     exchange.set_markets_from_exchange(markets_of)
     return DeadMan(
-        Lane(exchange, quota=venue.quota, secrets=secrets),
+        Lane(exchange, quota=venue.quota, secrets=secrets, on_request=around.market.on_request),
         emit=around.emit,
         clock=around.clock,
         others=lambda: len(venue.reconciler.outsiders.orders),
@@ -267,4 +286,4 @@ def paper_venue(around: Surroundings) -> VenueParts:
             case _:
                 pass
 
-    return VenueParts(venue, {}, begin, on_tick=venue.on_tick, observe=observe)
+    return VenueParts(venue, {}, begin, on_tick=venue.on_tick, observe=stamping(around.ledger, observe))
