@@ -1,5 +1,6 @@
 """The requests we make about our account, through ccxt, each with a checked and typed answer."""
 
+import functools
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
@@ -91,6 +92,19 @@ class VenueCalls:
         since_ms = since_ns // NS_PER_MS
         answer = await self.read_lane.ask("allOrders", lambda: exchange.fetch_orders(symbol, since_ms, PAGE))
         return account.read_orders(answer.reply)
+
+    async def orders_from(self, symbol: str, order_id: int) -> list[account.VenueOrder]:
+        """Return the symbol's orders of any state from the venue's id on, inclusive: every page."""
+        exchange: Any = self.read_lane.exchange
+        found: list[account.VenueOrder] = []
+        while True:
+            params = {"symbol": self._venue_symbol(symbol), "orderId": order_id, "limit": PAGE}
+            answer = await self.read_lane.ask("allOrders", functools.partial(exchange.private_get_allorders, params))
+            page = account.read_orders(answer.reply)
+            found.extend(page)
+            if len(page) < PAGE:
+                return found
+            order_id = max(one.order_id for one in page) + 1
 
     async def trades_of(self, venue_id: str, symbol: str) -> list[account.VenueTrade]:
         """Return the executions of one order."""

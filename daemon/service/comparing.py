@@ -1,5 +1,6 @@
 """The last word: ledger and exchange compared to the last unit, order by order and fill by fill. Reads only."""
 
+import asyncio
 import contextlib
 from decimal import Decimal
 from typing import Any
@@ -10,19 +11,26 @@ from daemon.core.breaks import UNEXPLAINED, told
 from daemon.core.planner import client_prefix
 from daemon.domain.errors import Transient, Unreachable
 from daemon.domain.events import Flow
-from daemon.edge.binance_account import VenueOrder, totals
+from daemon.domain.orders import OrderRecord
+from daemon.edge.binance_account import VenueOrder, VenueTrade, totals
 from daemon.edge.clock import Clock
 from daemon.edge.lane import Lane
 from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.market import MarketData
 from daemon.edge.rest import Rest
-from daemon.edge.venue_calls import VenueCalls
+from daemon.edge.venue_calls import PAGE, PAGES_MAX, VenueCalls
 from daemon.service.place import ledger_place
 from daemon.service.venues import check_key, exchange_of, hasty
 from daemon.settings import Settings, read_keys
 
 ZERO = Decimal(0)
 ALL = 1_000_000
+KEPT_NS = 89 * 86_400 * 1_000_000_000
+"""The venue forgets orders without an execution after 90 days."""
+AT_ONCE = 4
+"""Symbols asked for at the same time."""
+BURST = 120.0
+"""What may be asked without a pause, in units of ccxt's limiter (5 of the venue's weight each)."""
 FLOWS_MAX = 100
 """Newest changes by others that a comparison tells."""
 
@@ -69,15 +77,20 @@ async def compare_ledger(reader: LedgerReader, calls: VenueCalls, symbols: tuple
     records = reader.orders(ALL)
     fills = {(fill.symbol, fill.trade_id) for fill in reader.fills(-1)}
     known = {record.intent.client_id for record in records}
-    placed = {record.intent.client_id for record in records if record.venue_id}
-    since_ns = min((record.intent.ts_ns for record in records), default=0)
-    theirs: set[str] = set()
-    traded: set[tuple[str, str]] = set()
-    for symbol in symbols:
-        ours = [order for order in await calls.orders_since(symbol, since_ns) if order.client_id.startswith(prefix)]
-        theirs |= {order.client_id for order in ours}
-        numbers = {order.order_id for order in ours}
-        traded |= {(symbol, str(trade.id)) for trade in await calls.trades_from(symbol, 0) if trade.order_id in numbers}
+    kept_ns = Clock().now_ns() - KEPT_NS
+    placed = {one.intent.client_id for one in records if one.venue_id and (one.filled or one.intent.ts_ns > kept_ns)}
+    gate = asyncio.Semaphore(AT_ONCE)
+    watched = sorted({*symbols, *(record.intent.symbol for record in records)})
+
+    async def shown(symbol: str) -> tuple[set[str], set[tuple[str, str]]]:
+        async with gate:
+            ours = {one.order_id: one.client_id for one in await _orders(calls, symbol, records, prefix)}
+            trades = await _trades(calls, symbol, [int(number) for name, number in fills if name == symbol])
+        return set(ours.values()), {(symbol, str(trade.id)) for trade in trades if trade.order_id in ours}
+
+    found = await asyncio.gather(*map(shown, watched))
+    theirs = set[str]().union(*(orders for orders, _ in found))
+    traded = set[tuple[str, str]]().union(*(trades for _, trades in found))
     return Comparison(
         rows=tuple(Row(asset, booked.get(asset, ZERO), held.get(asset, ZERO)) for asset in sorted({*booked, *held})),
         orders=len(placed),
@@ -89,6 +102,26 @@ async def compare_ledger(reader: LedgerReader, calls: VenueCalls, symbols: tuple
         external=tuple(one for one in await calls.open_orders() if not one.client_id.startswith(prefix)),
         flows=tuple(flow for flow in reader.flows() if told(flow) is not None)[-FLOWS_MAX:],
     )
+
+
+async def _orders(calls: VenueCalls, symbol: str, records: list[OrderRecord], prefix: str) -> list[VenueOrder]:
+    """Return our orders in a symbol as the venue shows them, from the first one that the ledger knows on."""
+    numbers = [int(one.venue_id) for one in records if one.intent.symbol == symbol and one.venue_id]
+    since_ns = min((record.intent.ts_ns for record in records), default=0)
+    shown = await (calls.orders_from(symbol, min(numbers)) if numbers else calls.orders_since(symbol, since_ns))
+    return [one for one in shown if one.client_id.startswith(prefix)]
+
+
+async def _trades(calls: VenueCalls, symbol: str, booked: list[int]) -> list[VenueTrade]:
+    """Return the executions in a symbol from a page before the first booked one on, every page."""
+    number = max(min(booked, default=0) - PAGE, 0)
+    found: list[VenueTrade] = []
+    while True:
+        page = await calls.trades_from(symbol, number)
+        found.extend(page)
+        if len(page) < PAGE * PAGES_MAX:
+            return found
+        number = page[-1].id + 1
 
 
 async def compare(settings: Settings) -> dict[str, Any]:
@@ -126,6 +159,8 @@ async def _compare_live(settings: Settings, reader: LedgerReader) -> Comparison:
             settings.universe
         )
         lane = Lane(exchange_of(settings, keys), quota=quota, secrets=secrets)
+        # A tenth of a minute's weight at once, then as fast as the venue allows: a daemon may be asking beside us.
+        lane.exchange.throttler.config.update(capacity=BURST, tokens=BURST)
         lane.open()
         lane.exchange.set_markets_from_exchange(exchange)
         calls = VenueCalls(
