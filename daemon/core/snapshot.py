@@ -159,7 +159,7 @@ class _Freezer:
         return self._object(value)
 
     def _all(self, values: list[object]) -> list[object]:
-        if len(values) == values.count(None):  # the fastest way through a dict that serves as an ordered set
+        if values and values[0] is None and _are_none(values):  # a dict that serves as an ordered set may be long
             return values
         kinds = set(map(type, values))
         if all(map(is_leaf, kinds)):
@@ -212,6 +212,13 @@ class _Freezer:
         if items and all(one is Mark.KEPT for one in items):
             return Mark.KEPT
         return Mixed(items)
+
+
+def _are_none(values: list[object]) -> bool:
+    try:
+        return values.count(None) == len(values)
+    except ValueError:  # an array does not compare
+        return False
 
 
 class _Alike(list[object]):

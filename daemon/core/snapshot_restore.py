@@ -7,7 +7,7 @@ snapshot of classes that hold other attributes or fields than this code's is ref
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from typing import cast
+from typing import Final, cast
 
 import msgspec
 import numpy as np
@@ -32,6 +32,7 @@ from daemon.core.snapshot_values import (
 
 Classes = list[tuple[type, tuple[str, ...]]]
 Node = Filled | Contained | Numbers
+DETAIL_CHARS_MAX: Final = 200
 _DECODER = msgspec.msgpack.Decoder(list[Entry])
 
 
@@ -49,7 +50,8 @@ def restore(engine: Engine, parts: Iterable[bytes]) -> None:
     except SnapshotError:
         raise
     except (msgspec.DecodeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise SnapshotError(f"it does not fit this code: {type(error).__name__}: {error}") from error
+        what = " ".join(str(error).split())[:DETAIL_CHARS_MAX]
+        raise SnapshotError(f"it does not fit this code: {type(error).__name__}: {what}") from error
 
 
 def _read(parts: Iterable[bytes]) -> tuple[list[Node], Classes]:
