@@ -3,13 +3,29 @@
 import os
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from daemon.core.market import Market
+from daemon.core.snapshot import Picture, freeze, pieces
 from daemon.domain.events import Action, Command, Event, Flow, Repair, Timer
 from daemon.domain.market import Tick
 from daemon.outlets import journal as recorder
-from daemon.outlets.journal import DamagedJournalError, EffectsHash, Frame, Header, Journal, Lost, read_journal, runs
+from daemon.outlets.journal import (
+    DamagedJournalError,
+    EffectsHash,
+    Frame,
+    Header,
+    Journal,
+    Lost,
+    Opened,
+    Piece,
+    read_journal,
+    read_segment,
+    runs,
+)
+from tests.core.driver import Driver, make_config
 
 FRAME = b'{"stream":"btcusdt@aggTrade","data":{"e":"aggTrade","s":"BTCUSDT","p":"1.0"}}'
 
@@ -235,3 +251,159 @@ def test_sizes_beyond_64_bits_are_kept(tmp_path: Path) -> None:
 
     assert first == event
     assert second == Frame(1, 0, b"x")
+
+
+# ---------------------------------------------------------------------------------------------- segments with a state
+
+
+def picture(bars: int = 8) -> Picture:
+    """The state of an engine with a few bars."""
+    return freeze(Driver(make_config(backfill_bars=bars)).start(bars=8).engine)
+
+
+def fill(journal: Journal, count: int, first: int = 0) -> None:
+    """Record frames that hardly compress, a flush after every ten."""
+    for n in range(first, first + count):
+        journal.add_frame(n, 0, os.urandom(100))
+        if n % 10 == 9:
+            journal.flush_now()
+
+
+def test_a_cut_begins_a_segment_with_the_state(tmp_path: Path) -> None:
+    """Header, every piece, then how many effects there were; the segment before ends with the same count."""
+    journal = make(tmp_path)
+    fill(journal, 20)
+    taken = picture()
+    journal.cut(taken, 5, "ab")
+    fill(journal, 20, 20)
+    journal.close()
+    before, after = (list(read_segment(path)) for path in sorted(tmp_path.iterdir()))
+    parts = [one.data for one in after if isinstance(one, Piece)]
+
+    assert before[-1] == EffectsHash(5, "ab")
+    assert [type(one) for one in before] == [Header, *[Frame] * 20, EffectsHash]
+    assert [type(one) for one in after] == [Header, *[Piece] * len(parts), Opened, *[Frame] * 20]
+    assert after[1 + len(parts)] == Opened(5, "ab")
+    assert parts == list(pieces(taken))
+    assert [one.segment for one in (*before, *after) if isinstance(one, Header)] == [0, 1]
+
+
+def test_a_full_segment_asks_for_a_cut_and_gets_large_without_one(tmp_path: Path) -> None:
+    """Due at its size, pressing at half as much again, at twice its size it ends all the same: the bound holds."""
+    journal = make(tmp_path, segment_bytes=10_000)
+    fill(journal, 50)
+    assert not journal.due
+    fill(journal, 50)
+    assert journal.due
+    assert not journal.pressing
+    fill(journal, 50)
+    assert journal.pressing
+    fill(journal, 100)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert journal.due, "the second segment has no state of its own"
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 20_000
+
+    journal.cut(picture(), 1, "")
+    assert not journal.due
+    assert not journal.pressing
+    journal.flush_now()
+    assert not journal.due
+    journal.close()
+    assert [one.segment for one in read_journal(tmp_path) if isinstance(one, Header)] == [0, 1, 2]
+
+
+def test_a_segment_is_larger_than_the_state_it_opens_with(tmp_path: Path) -> None:
+    """Where the state is larger than a segment should be, half of the journal is state and not all of it."""
+    journal = make(tmp_path, segment_bytes=4_096)
+    journal.cut(picture(), 1, "")
+    journal.flush_now()
+    state = max(path.stat().st_size for path in tmp_path.iterdir())
+    assert not journal.due
+    fill(journal, 2 * state // 110)
+    assert journal.due
+    journal.close()
+
+
+def test_whole_segments_go_and_the_bound_holds_with_states(tmp_path: Path) -> None:
+    """The oldest segments are removed whole; what is kept begins with a state and follows without a hole."""
+    bound = 200_000
+    journal = make(tmp_path, max_bytes=bound, segment_bytes=20_000)
+    taken = picture()
+    for n in range(0, 8_000, 100):
+        fill(journal, 100, n)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= bound
+        if journal.due:
+            journal.cut(taken, n, "")
+    journal.close()
+    kept = [list(read_segment(path)) for path in sorted(tmp_path.iterdir())]
+    numbers = [one.segment for records in kept for one in records if isinstance(one, Header)]
+    frames = [one.recv_ns for records in kept for one in records if isinstance(one, Frame)]
+
+    assert numbers[0] > 3
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
+    assert frames == list(range(frames[0], 8_000))
+    assert all(any(isinstance(one, Opened) for one in records) for records in kept)
+    assert sum(map(len, kept)) > 500
+
+
+def test_a_state_that_cannot_be_kept_does_not_end_the_recording(tmp_path: Path) -> None:
+    """The failure is told; records go on in a segment that follows from the one before."""
+    driver = Driver(make_config()).start()
+    odd: Any = driver.engine
+    odd.state.odd = {Market("BTC/USDT", 1): 1}
+    journal = make(tmp_path)
+    fill(journal, 10)
+    journal.cut(freeze(driver.engine), 1, "")
+    fill(journal, 10, 10)
+
+    assert "Market cannot be kept" in journal.snapshot_failure
+    assert journal.failure == ""
+    assert not journal.due
+    journal.cut(picture(), 1, "")
+    journal.close()
+    assert journal.snapshot_failure == ""
+    assert [one.recv_ns for one in read_journal(tmp_path) if isinstance(one, Frame)] == list(range(20))
+    assert sum(isinstance(one, Opened) for one in read_journal(tmp_path)) == 1
+
+
+def test_after_a_full_disk_the_next_segment_gets_a_state(tmp_path: Path) -> None:
+    """A disk that fills while the state is written leaves no half segment; once it is back, a new state is asked for."""
+    import resource
+
+    journal = make(tmp_path)
+    fill(journal, 10)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, limits[1]))
+    try:
+        journal.cut(picture(10_000), 1, "")
+        fill(journal, 10, 10)
+        assert "File too large" in journal.failure
+        assert not journal.due, "a disk that refuses writes takes no state"
+        assert len(list(tmp_path.iterdir())) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    fill(journal, 10, 20)
+    assert journal.due
+    journal.cut(picture(), 2, "")
+    fill(journal, 10, 30)
+    assert not journal.due
+    journal.close()
+    records = list(read_journal(tmp_path))
+
+    assert [one.recv_ns for one in records if isinstance(one, Frame)] == [*range(10), *range(20, 40)]
+    assert [one.count for one in records if isinstance(one, Lost)] == [10]
+    assert isinstance(records[-11], Opened)
+
+
+def test_records_that_waited_too_long_ask_for_a_new_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropped records, a state among them or not, make what follows unreplayable: it is noticed at once."""
+    monkeypatch.setattr(recorder, "PENDING_RECORDS_MAX", 3)
+    journal = make(tmp_path)
+    journal.cut(picture(), 1, "")
+    for n in range(4):
+        journal.add_event(Timer(n, n))
+    journal._bound()
+
+    assert journal.records_lost == 5  # four events and a hash; the state itself is no record
+    assert journal.due
+    journal.close()
