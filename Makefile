@@ -15,7 +15,7 @@
 #   make relock          renew constraints.txt from the ranges of pyproject.toml
 #   make clean           remove what make and the tools wrote; never touches var/ (ledger, models)
 #
-# Options: make demo SECONDS=20 · make soak SEEDS=2000 MINUTES=10 · make test ARGS="tests/core -x" · make setup PYTHON=python3.12
+# Options: make demo SECONDS=20 · make soak SEEDS=2000 MINUTES=10 · make test WORKERS=0 ARGS="tests/core -x" · make setup PYTHON=python3.12
 #          make setup PIP_FLAGS="--extra-index-url …" (a mirror, or an index with CPU builds of torch)
 
 PYTHON ?= python3
@@ -23,6 +23,7 @@ SECONDS ?= 60
 SEEDS ?= 200
 MINUTES ?= 10
 ARGS ?=
+WORKERS ?= 2
 PIP_FLAGS ?=
 
 SHELL := /bin/sh
@@ -68,7 +69,7 @@ demo: setup
 	@$(BIN)/ballast demo --seconds $(SECONDS)
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .
