@@ -140,6 +140,20 @@ async def test_the_whole_line_runs_on_the_bench(tmp_path: Path) -> None:
     assert venue.frames
 
 
+def test_a_durable_intent_is_measured_beside_its_floors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line is there, with as many commits as rounds, and the ledger really took them."""
+    from benchmarks import intent
+
+    monkeypatch.chdir(tmp_path)
+    found = intent.run(3)
+
+    assert {name for name, one in found.items() if isinstance(one, dict)} == {
+        "page + fsync", "SQLite alone", "thread and back", "in its thread 1", "intents 1", "intents 10", "intents 100",
+    }  # fmt: skip
+    assert found["intents 1"]["n"] == 3
+    assert found["in its thread 1"]["p50_ms"] > 0
+
+
 def test_trade_frames_are_found_in_what_was_sent() -> None:
     """Several frames may leave in one send."""
     data = b'..{"e":"aggTrade","E":1,"s":"BTCUSDT","a":12,"p":"1"}..{"e":"aggTrade","E":1,"s":"ETHUSDT","a":7,"p":"1"}'
