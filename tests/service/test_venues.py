@@ -1,51 +1,59 @@
-"""What is asked of the venue before the first order."""
+"""What stands beside a venue: the stamp on its orders' rows."""
 
-import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from daemon.domain.errors import Unsafe
-from daemon.edge.clock import Clock
-from daemon.exchange.config import ApiKey, SimConfig
-from daemon.exchange.server import SimulatedExchange
-from daemon.service.venues import check_key
-from daemon.settings import load_settings, read_keys
+from daemon.domain.events import Event, Submit, WorkerUp
+from daemon.domain.orders import Approved
+from daemon.edge import tables
+from daemon.edge.ledger import LedgerConfig, SqlLedger
+from daemon.edge.ledger_read import LedgerReader
+from daemon.service.venues import stamping
+from tests.edge.venue_kit import CLOCK, rig
 
-NS = 1_000_000_000
 
-
-@pytest.mark.parametrize("ahead_s", [0.0, 1.5, 30.0, -30.0, 86_400.0])
-@pytest.mark.parametrize("withdraws", [False, True])
-async def test_f47_a_key_is_checked_whatever_our_clock_says(tmp_path: Path, ahead_s: float, withdraws: bool) -> None:
-    """With a clock more than 1 s ahead every signed request was refused (-1021) and the start waited for ever."""
-    key = ApiKey(key="k", secret="s", withdraw=withdraws)
-    config = SimConfig(history_bars=60, symbols=1, keys=(key,), start_ns=time.time_ns() - int(ahead_s * NS))
-    sim = SimulatedExchange(config, lambda: time.time_ns() - int(ahead_s * NS))
-    await sim.start()
-    file = tmp_path / "live.toml"
-    file.write_text(
-        f"""
-mode = "live"
-live_confirm = "main"
-universe = ["BTC/USDT"]
-state_dir = "{tmp_path / "var"}"
-[exchange]
-rest_url = "http://127.0.0.1:{sim.port}"
-ws_url = "ws://127.0.0.1:{sim.port}"
-[risk]
-max_weight = 1.0
-"""
+@pytest.fixture
+def config(tmp_path: Path) -> LedgerConfig:
+    """Whose ledger it is."""
+    return LedgerConfig(
+        folder=tmp_path / "live",
+        instance="test",
+        mode="live",
+        venue="binance",
+        quote="USDT",
+        account="k",
+        lock_folder=tmp_path,
+        config_hash="0123456789ab",
+        code_version="9.9.9",
     )
-    settings = load_settings([file], env={"BALLAST_EXCHANGE__API_KEY": "k", "BALLAST_EXCHANGE__API_SECRET": "s"})
-    try:
-        if withdraws:
-            with pytest.raises(Unsafe, match="may withdraw"):
-                await check_key(settings, read_keys(settings), Clock())
-        else:
-            await check_key(settings, read_keys(settings), Clock())
-    finally:
-        await sim.stop()
 
-    asked = [one.path for one in sim.requests]
-    assert asked.count("/sapi/v1/account/apiRestrictions") == 1
+
+async def test_t6_every_order_names_configuration_model_and_code(tmp_path: Path, config: LedgerConfig) -> None:
+    """T6: after a new model is up, orders name the new one; those before keep theirs."""
+    seen: list[Event] = []
+    async with rig(tmp_path / "venue") as live:
+        intents = [live.resting(), live.resting(), live.resting()]
+    ledger = SqlLedger(config, clock=CLOCK)
+    await ledger.open()
+    observe = stamping(ledger, seen.append)
+    for intent, model in zip(intents, ("", "lstm:first", "lstm:second"), strict=True):
+        if model:
+            observe(WorkerUp(model, 1, 2))
+        submit = Submit(intent.decision, (Approved(intent, intent.ts_ns),), (), "{}")
+        assert await ledger.commit(submit)
+    await ledger.close()
+    with LedgerReader(config.folder / "ballast.db") as reader:
+        rows = reader.rows_of(tables.intents, "client_id", [one.client_id for one in intents], "ts_ns")
+
+    stamps = {row["client_id"]: (row["config_hash"], row["model_hash"], row["code_version"]) for row in rows}
+    assert [stamps[one.client_id] for one in intents] == [
+        ("0123456789ab", "", "9.9.9"),
+        ("0123456789ab", "lstm:first", "9.9.9"),
+        ("0123456789ab", "lstm:second", "9.9.9"),
+    ]
+    assert [msgspec.structs.astuple(one)[0] for one in seen if isinstance(one, WorkerUp)] == [
+        "lstm:first",
+        "lstm:second",
+    ]
