@@ -3,6 +3,7 @@
 They are applied by `tests.faults.launch`; nothing of them is in the product.
 """
 
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import Any, Final
@@ -49,4 +50,87 @@ def resend_on_timeout() -> None:
     VenueCalls.place = twice  # type: ignore[method-assign]
 
 
-MUTANTS: Final = (Mutant("resend_on_timeout", "an order without an answer is sent again", "F2", "I1: "),)
+def unknown_is_rejected() -> None:
+    """Take ccxt's ExchangeError, and whatever else proves nothing, for a refusal."""
+    from daemon.domain.orders import OrderState
+    from daemon.edge import orders
+
+    module: Any = orders
+    judge = module.judge_order
+
+    def careless(*arguments: Any, **options: Any) -> Any:
+        outcome = judge(*arguments, **options)
+        if outcome.state is OrderState.UNKNOWN:
+            fired("unknown_is_rejected")
+            return msgspec.structs.replace(outcome, state=OrderState.REJECTED)
+        return outcome
+
+    module.judge_order = careless
+
+
+def fsync_skipped() -> None:
+    """Let the ledger commit without waiting for the disk."""
+    from sqlalchemy import Engine, event
+
+    def hasty(connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.lstrip().upper().startswith("INSERT INTO INTENTS"):
+            fired("fsync_skipped")
+
+    def relaxed(dbapi: Any, _record: Any) -> None:
+        if hasattr(dbapi, "execute"):
+            _SLOPPY.append(dbapi)
+            dbapi.execute("PRAGMA synchronous=OFF")
+
+    def begun(connection: Any) -> None:
+        for dbapi in _SLOPPY:
+            with contextlib.suppress(Exception):
+                dbapi.execute("PRAGMA synchronous=OFF")
+
+    event.listen(Engine, "connect", relaxed)
+    event.listen(Engine, "before_cursor_execute", hasty)
+    event.listen(Engine, "begin", begun)
+
+
+_SLOPPY: list[Any] = []
+
+
+def late_fill_dropped() -> None:
+    """Forget an execution that comes while the order's fate is open."""
+    from daemon.domain.orders import Fill, OrderState
+    from daemon.edge.tracker import Tracker
+
+    take = Tracker.execution
+
+    def forgetful(self: Tracker, fill: Fill) -> bool:
+        order = self.find(fill.client_id)
+        if order is not None and order.state in {OrderState.UNKNOWN, OrderState.RESOLVING}:
+            fired("late_fill_dropped")
+            self._trades[fill.symbol, fill.trade_id] = None
+            return False
+        return take(self, fill)
+
+    Tracker.execution = forgetful  # type: ignore[method-assign]
+
+
+def fill_booked_twice() -> None:
+    """Book each execution a second time under another id."""
+    from daemon.domain.orders import Fill
+    from daemon.edge.tracker import Tracker
+
+    take = Tracker.execution
+
+    def twice(self: Tracker, fill: Fill) -> bool:
+        if take(self, msgspec.structs.replace(fill, trade_id=f"9{fill.trade_id}")):
+            fired("fill_booked_twice")
+        return take(self, fill)
+
+    Tracker.execution = twice  # type: ignore[method-assign]
+
+
+MUTANTS: Final = (
+    Mutant("resend_on_timeout", "an order without an answer is sent again", "F2", r"I1: \d+ orders sent"),
+    Mutant("unknown_is_rejected", "ExchangeError is counted as rejected", "F4", r"I8: \S+ was called \{'rejected'\}"),
+    Mutant("fsync_skipped", "the fsync of an intent is skipped", "F48s", r"halted because of \('ledger_unwritable',\)"),
+    Mutant("late_fill_dropped", "a fill that comes late is dropped", "F7", r"I9: fills .*only there \[\("),
+    Mutant("fill_booked_twice", "a fill is booked twice", "F31", r"I9: fills only in the ledger \[\("),
+)
