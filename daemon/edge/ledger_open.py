@@ -14,6 +14,7 @@ from daemon.edge import tables
 from daemon.edge.books import Books
 from daemon.edge.database import LedgerConfig
 from daemon.edge.migrate import newer
+from risk.throttle import MINUTE_NS
 
 FILL_KEYS_MAX: Final = 20_000
 """Newest executions whose ids are handed to the engine, so that none is booked again after a restart."""
@@ -92,7 +93,15 @@ def restored(connection: Connection, books: Books, *, epoch: int, book: int, now
         state_json=state_json,
         ts_ns=now_ns,
         fill_keys=rows.recent_fills(connection, book, limit=FILL_KEYS_MAX),
+        sent_ns=last_sends(connection, now_ns),
     )
+
+
+def last_sends(connection: Connection, now_ns: int) -> tuple[int, ...]:
+    """Return when the intents of the last minute were approved, oldest first: a restart gives the throttle (P6) no new room."""
+    approved = tables.intents.c.approved_ns
+    query = select(approved).where(approved > now_ns - MINUTE_NS, approved <= now_ns).order_by(approved)
+    return tuple(connection.scalars(query))
 
 
 def as_unknown(record: OrderRecord) -> OrderRecord:

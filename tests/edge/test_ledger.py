@@ -236,6 +236,22 @@ async def test_terminal_order_with_a_missing_fill_is_restored(config: LedgerConf
     ]
 
 
+async def test_p6_a_restart_knows_what_left_within_the_minute(config: LedgerConfig) -> None:
+    """The throttle counts on: intents of the last minute come back with their times, older ones do not."""
+    now_ns = Clock().now_ns()
+    times = [now_ns - 3_600 * S_NS, now_ns - 20 * S_NS, now_ns - 10 * S_NS]
+    first = SqlLedger(config, clock=Clock())
+    assert (await first.open()).sent_ns == ()
+    for number, ts_ns in enumerate(times):
+        assert await first.commit(make_submit(make_intent(number, ts_ns=ts_ns, expires_ns=ts_ns + S_NS)))
+    await first.close()
+    second = SqlLedger(config, clock=Clock())
+    restored = await second.open()
+    await second.close()
+
+    assert restored.sent_ns == tuple(times[1:])
+
+
 async def test_one_intent_per_decision_and_leg(ledger: SqlLedger) -> None:
     """The database refuses a second intent of the same decision and leg, and a used client id (P8)."""
     first = make_intent(1)
