@@ -20,6 +20,7 @@ class KillLatch:
     def __init__(self, state_dir: Path) -> None:
         self.path = state_dir / NAME
         self._name = os.fspath(self.path)
+        self._loose = False
 
     def is_set(self) -> bool:
         """Say whether orders are forbidden; a few microseconds. What cannot be read counts as set."""
@@ -34,12 +35,18 @@ class KillLatch:
     def set(self, detail: str) -> None:
         """Latch durably; setting it again keeps the first detail.
 
+        Where the disk refuses the text or the sync, the latch is made all the same: it holds for every process and most
+        likely over a restart, only not over a power cut. Setting it again tries to make it durable.
+
         Raises
         ------
         OSError
-            The state directory cannot be written.
+            The state directory cannot be written, or the latch is there and not durable.
         """
         if self.path.exists():
+            if self._loose:
+                self._sync(self.path)
+                self._loose = False
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         crash.point("latch.before")
@@ -48,10 +55,13 @@ class KillLatch:
         try:
             os.write(fd, f"{detail}\n".encode())
             os.fsync(fd)
+        except OSError:
+            self._loose = True
+            raise
         finally:
             os.close(fd)
-        crash.point("latch.written")
-        temporary.replace(self.path)
+            crash.point("latch.written")
+            temporary.replace(self.path)
         self._sync_folder()
         crash.point("latch.after")
 
@@ -72,8 +82,12 @@ class KillLatch:
 
     def _sync_folder(self) -> None:
         with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the rename stands
-            fd = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            self._sync(self.path.parent)
+
+    @staticmethod
+    def _sync(path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -62,6 +62,25 @@ def test_unwritable_state_directory_raises(tmp_path: Path) -> None:
         latch.set("x")
 
 
+def test_a_disk_that_does_not_sync_latches_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """F48: the latch is there at once; it raises until the disk has taken it."""
+
+    def broken(_fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    latch = KillLatch(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("daemon.edge.latch.os.fsync", broken)
+        for _ in range(2):
+            with pytest.raises(OSError, match="Input/output"):
+                latch.set("first")
+            assert KillLatch(tmp_path).is_set()
+    latch.set("second")
+
+    assert KillLatch(tmp_path).detail() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["KILL"]
+
+
 def test_check_is_cheap_enough_for_every_order(tmp_path: Path) -> None:
     """At most 10 µs per check at the median of five rounds, set or not."""
     latch = KillLatch(tmp_path)

@@ -193,9 +193,9 @@ def f35(trial: Trial) -> None:
     expect="repeated until the venue shows none; not done before",
 )
 def f36(trial: Trial) -> None:
-    """A kill with resting orders: four cancels say "unknown order", three say 503, all seven orders are still there."""
-    daemon = trial.trading(**RESTING)
-    until(lambda: len(trial.open_orders()) >= 3, timeout_s=40, what="resting orders", why=trial.tail)
+    """A kill with resting orders: four cancels say "unknown order", three say 503, and the orders are still there."""
+    daemon = trial.trading("--touch-notional", 300, **RESTING)
+    until(lambda: len(trial.open_orders()) >= 3, timeout_s=60, what="resting orders", why=trial.tail)
     unknown = trial.arm(CANCEL, "error", code=-2011, msg="Unknown order sent.", times=4)
     trial.arm(CANCEL, "error", status=503, times=3)
     process = daemon.process
@@ -345,9 +345,9 @@ def f42(trial: Trial) -> None:
         timeout_s=60, what="a position", why=trial.tail,
     )[0]  # fmt: skip
     symbol = held["symbol"].replace("/", "")
-    slow = trial.arm(ORDER, "delay", times=2, seconds=1.0, contains=f"symbol={symbol}")
+    slow = trial.arm(ORDER, "delay", times=7, seconds=1.0, contains=f"symbol={symbol}")
     fall(trial, symbol, 9)
-    for count in (1, 2):
+    for count in range(1, 7):
         slow.wait(count)
         fall(trial, symbol, 4)
 
@@ -362,7 +362,6 @@ def f42(trial: Trial) -> None:
         timeout_s=60, what="the way out", why=lambda: f"{exits()} {trial.tail()}",
     )  # fmt: skip
     assert [one for one in exits() if not Decimal(one["filled"])], f"no exit missed the market: {exits()}"
-    assert len(exits()) >= 2
-    slow_words = [one for one in daemon.log() if one.get("event") == "exit_slow"]
-    assert slow_words, "nobody was told that the exit took more than one attempt"
+    assert len(exits()) >= 6
+    assert daemon.events("exit_slow"), "nobody was told that the exit took more than five attempts"
     trial.recovered()
