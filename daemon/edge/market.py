@@ -1,6 +1,7 @@
 """Market data by REST: trading rules, candles, missing trades, the venue's clock. Through ccxt, every answer checked."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -67,6 +68,8 @@ class MarketData:
         self._space = space
         self._gate = asyncio.Semaphore(CONCURRENT_MAX)
         self._ids: dict[str, str] = {}
+        self._known: dict[str, tuple[Instrument, object]] = {}
+        self._gone: set[str] = set()
 
     @property
     def on_request(self) -> OnRequest | None:
@@ -82,6 +85,9 @@ class MarketData:
     async def instruments(self, universe: Sequence[str]) -> Listed:
         """Return the trading rules of the universe and give ccxt these markets alone.
 
+        A symbol that was there before and is listed no more, or whose rules have become nonsense, keeps those it had and is
+        not traded (F26): the others must go on.
+
         Raises ConfigError for a symbol the exchange does not have, Transient when it does not answer.
         """
         wanted = {symbol.replace("/", ""): symbol for symbol in universe}
@@ -92,26 +98,40 @@ class MarketData:
             limit = wire.orders_per_10s(answer)
             return _entries(wanted)(answer)
 
-        names = "[" + ",".join(f'"{name}"' for name in wanted) + "]"
+        async def ask(names: Sequence[str]) -> list[object]:
+            text = "[" + ",".join(f'"{name}"' for name in names) + "]"
+            return await self._rest.ask("publicGetExchangeInfo", {"symbols": text}, parse)
+
+        gone = [name for name, symbol in wanted.items() if symbol in self._gone]
         try:
-            entries = await self._rest.ask("publicGetExchangeInfo", {"symbols": names}, parse)
+            there = [name for name in wanted if name not in gone]
+            entries = await ask(there) if there else []
         except ConfigError:
             # One unknown name spoils the whole answer: only the full list can say which.
             entries = await self._rest.ask("publicGetExchangeInfo", {}, parse)
-        found: dict[str, Instrument] = {}
+        for name in gone:  # by itself, from then on
+            with contextlib.suppress(ConfigError):
+                entries += await ask([name])
+        found: dict[str, tuple[Instrument, object]] = {}
         for entry in entries:
             one = wire.instrument(entry)
-            if isinstance(one, Malformed):
-                raise ConfigError(f"universe: {wanted.get(one.symbol, one.symbol)} cannot be traded here: {one.detail}")
-            found[one.symbol] = one
+            if isinstance(one, Instrument):
+                found[one.symbol] = (one, entry)
+            elif (symbol := wanted.get(one.symbol, one.symbol)) not in self._known:
+                raise ConfigError(f"universe: {symbol} cannot be traded here: {one.detail}")
         missing = [symbol for symbol in universe if symbol not in found]
-        if missing:
+        self._gone = {symbol for symbol in missing if symbol in self._known}
+        if unknown := [symbol for symbol in missing if symbol not in self._known]:
             raise ConfigError(
-                f"universe: {', '.join(missing)} not listed at {self._rest.exchange.id}; remove or correct"
+                f"universe: {', '.join(unknown)} not listed at {self._rest.exchange.id}; remove or correct"
             )
-        keep_markets(self._rest.exchange, entries)
-        self._ids = {one.symbol: one.venue_id for one in found.values()}
-        return Listed(tuple(found[symbol] for symbol in universe), self._clock.now_ns(), limit)
+        for symbol in missing:
+            rules, entry = self._known[symbol]
+            found[symbol] = (msgspec.structs.replace(rules, trading=False), entry)
+        self._known |= found
+        keep_markets(self._rest.exchange, [entry for _, entry in found.values()])
+        self._ids = {one.symbol: one.venue_id for one, _ in found.values()}
+        return Listed(tuple(found[symbol][0] for symbol in universe), self._clock.now_ns(), limit)
 
     async def clock_offset(self) -> int:
         """Measure and return the venue's clock minus ours, ns: the sample with the shortest round trip counts."""

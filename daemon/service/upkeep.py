@@ -180,10 +180,13 @@ class Upkeep:
         """Fetch daily candles for CVaR, hourly ones for the volatility stop; again after each has closed."""
         while True:
             for symbol in self._universe:
-                self._emit(await until(partial(self._market.candles, symbol, DAY_NS, DAILY_BARS), "daily candles"))
-                if self._hourly:
-                    hourly = partial(self._market.candles, symbol, HOUR_NS, HOURLY_BARS)
-                    self._emit(await until(hourly, "hourly candles"))
+                try:
+                    self._emit(await until(partial(self._market.candles, symbol, DAY_NS, DAILY_BARS), "daily candles"))
+                    if self._hourly:
+                        hourly = partial(self._market.candles, symbol, HOUR_NS, HOURLY_BARS)
+                        self._emit(await until(hourly, "hourly candles"))
+                except ConfigError as error:  # delisted meanwhile: the others' candles must come all the same
+                    log.error("candles", symbol=symbol, error=str(error))
             period_ns = HOUR_NS if self._hourly else DAY_NS
             left_ns = period_ns - self._clock.now_ns() % period_ns
             await asyncio.sleep(left_ns / NS_PER_S + CANDLE_LATE_S)

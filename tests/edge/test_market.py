@@ -8,10 +8,12 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from daemon.core.bars import BarBuilder
@@ -153,6 +155,31 @@ async def test_unknown_symbol_is_named(bench: Bench) -> None:
     """A symbol the exchange does not list is a configuration error that names it."""
     with pytest.raises(ConfigError, match="NOPE/USDT not listed"):
         await bench.data.instruments((*UNIVERSE, "NOPE/USDT"))
+
+
+@pytest.mark.parametrize("how", ["omitted", "unknown", "nonsense"])
+async def test_f26_a_symbol_that_is_delisted_is_not_traded_and_the_others_go_on(bench: Bench, how: str) -> None:
+    """It keeps the rules it had; the others' new rules arrive; when it is back, so is trading in it."""
+    before = (await bench.data.instruments(UNIVERSE)).instruments
+    answer: dict[str, Any] = await bench.exchange.public_get_exchangeinfo({"symbols": '["BTCUSDT","ETHUSDT"]'})
+    btc, eth = sorted(answer["symbols"], key=lambda one: str(one["symbol"]))
+    next(one for one in eth["filters"] if one["filterType"] == "LOT_SIZE")["stepSize"] = "0.5"
+    if how == "nonsense":
+        next(one for one in btc["filters"] if one["filterType"] == "PRICE_FILTER")["tickSize"] = "-1"
+    shown = [eth] if how != "nonsense" else [btc, eth]
+    match = "GET /api/v3/exchangeInfo"
+    if how == "unknown":
+        bench.sim.faults.add(FaultRule(match=match, action=Action.ERROR, status=400, code=-1121, times=1))
+    text = msgspec.json.encode({**answer, "symbols": shown}).decode()
+    bench.sim.faults.add(FaultRule(match=match, action=Action.REPLACE, text=text, times=1))
+    during = (await bench.data.instruments(UNIVERSE)).instruments
+
+    assert [one.trading for one in before] == [True, True]
+    assert during[0] == msgspec.structs.replace(before[0], trading=False)
+    assert during[1] == msgspec.structs.replace(before[1], step=during[1].step)
+    assert during[1].step == Decimal("0.5")
+    assert set(bench.exchange.markets) == set(UNIVERSE)
+    assert (await bench.data.instruments(UNIVERSE)).instruments == before
 
 
 async def test_missing_trades_come_whole_or_not_at_all(bench: Bench) -> None:

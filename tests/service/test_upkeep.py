@@ -185,6 +185,15 @@ async def test_candles_of_other_lengths_are_fetched_and_then_their_close_is_awai
     assert len(world.asked) == count
 
 
+async def test_f26_candles_of_a_delisted_symbol_hold_up_nobody() -> None:
+    """The venue does not know the first one any more; the second one's come."""
+    world = World()
+    world.failures = [ConfigError("universe: the exchange does not know a symbol")]
+    await run_until(world, world.upkeep().candles(), 2)
+
+    assert [one.symbol for one in world.events if isinstance(one, Candles)] == [PAIRS[1]]
+
+
 async def test_a_ledger_that_cannot_be_written_is_told_when_that_changes() -> None:
     """F48: HALTED while nothing can be made durable."""
     world = World()
