@@ -263,9 +263,9 @@ class LedgerTable(Section):
 class JournalTable(Section):
     """The flight recorder."""
 
-    max_bytes: int = Field(default=10_000_000_000, ge=1_000_000, le=10**13, description="oldest segments go first")
+    max_bytes: int = Field(default=10_000_000_000, ge=200_000, le=10**13, description="oldest segments go first")
     segment_bytes: int = Field(
-        default=2**26, ge=65_536, le=2**30, description="a file's; each opens with the whole state"
+        default=2**26, ge=16_384, le=2**30, description="a file's; each opens with the whole state"
     )
 
 
