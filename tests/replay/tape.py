@@ -15,8 +15,11 @@ from typing import Any
 
 import msgspec
 
+from daemon.backtest.tape import seed_of
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
+from daemon.core.snapshot import freeze, pieces
+from daemon.core.snapshot_restore import restore
 from daemon.domain.events import (
     BarClosed,
     Decide,
@@ -151,9 +154,22 @@ class Line:
         self.wire = BinanceWire(self.instruments, held=self.conflator.held, skew_ns_max=0)
         self.worker = InlineWorker(WORKER)
         self.trades = 0
-        self.runner = Runner(
-            Engine(CONFIG), decode=self.wire.decode, recorder=_Forget(), observe=lambda _: None, dispatch=self._dispatch
+        self.runner = self._runner(Engine(CONFIG))
+
+    def _runner(self, engine: Engine) -> Runner:
+        return Runner(
+            engine, decode=self.wire.decode, recorder=_Forget(), observe=lambda _: None, dispatch=self._dispatch
         )
+
+    def begin_again(self) -> None:
+        """Go on with a new engine and a new worker that know what the old ones knew, and nothing else."""
+        old = self.runner
+        engine = Engine(CONFIG)
+        restore(engine, pieces(freeze(old.engine)))
+        self.runner = self._runner(engine)
+        self.runner.resume(old.effects, old.digest)
+        self.worker = InlineWorker(WORKER)
+        self.worker.seed(seed_of(engine, 0))
 
     def start(self, now_ns: int, history: dict[str, tuple[tuple[Bar, ...], int]]) -> None:
         """Recover from nothing, take history, reconcile."""
@@ -174,9 +190,10 @@ class Line:
         for event in opening:
             self.runner.emit(event)
 
-    def feed(self, frames: Iterable[Frame]) -> Played:
-        """Play frames in order, with a timer every 50 ms."""
+    def feed(self, frames: Iterable[Frame], *, again_ns: int = 0) -> Played:
+        """Play frames in order, with a timer every 50 ms; with ``again_ns`` begin again from a snapshot so often."""
         timer_ns = self.now_ns
+        due_ns = self.now_ns + again_ns
         for recv_ns, frame in frames:
             while timer_ns + TIMER_NS <= recv_ns:
                 timer_ns += TIMER_NS
@@ -184,6 +201,9 @@ class Line:
                 for book in self.conflator.flush(self.wire):
                     self.runner.emit(book)
                 self.runner.emit(Timer(timer_ns, timer_ns))
+            if again_ns and recv_ns >= due_ns:
+                due_ns = recv_ns + again_ns
+                self.begin_again()
             self.now_ns = recv_ns
             self.runner.on_frame(frame, recv_ns)
         self.played.digest, self.played.effects = self.runner.digest, self.runner.effects
@@ -241,14 +261,15 @@ def _history(symbol: str, rows: list[dict[str, Any]], start_ns: int) -> tuple[tu
     return tuple(bars), next_id
 
 
-def play(frames: list[Frame], *, spoil: Callable[[Frame], Frame | None] = lambda one: one) -> Played:
-    """Play a recording; ``spoil`` may change a live frame, or lose it by returning None."""
+def play(frames: list[Frame], *, spoil: Callable[[Frame], Frame | None] = lambda one: one, again_ns: int = 0) -> Played:
+    """Play a recording; ``spoil`` may change a live frame, or lose it by returning None; ``again_ns`` as in ``feed``."""
     every = trades(frames)
     start_ns = (min(int(rows[0]["T"]) for rows in every.values()) // 1000 + HISTORY_S) * NS_PER_S
     history = {symbol: _history(symbol, rows, start_ns) for symbol, rows in every.items()}
     line = Line()
     line.start(start_ns, history)
-    return line.feed(spoilt for one in _live(frames, start_ns, history) if (spoilt := spoil(one)) is not None)
+    live = (spoilt for one in _live(frames, start_ns, history) if (spoilt := spoil(one)) is not None)
+    return line.feed(live, again_ns=again_ns)
 
 
 def _live(frames: list[Frame], start_ns: int, history: dict[str, tuple[tuple[Bar, ...], int]]) -> Iterable[Frame]:

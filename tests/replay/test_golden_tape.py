@@ -72,6 +72,14 @@ def test_i10_another_process_the_same(shared_data: Path, first: Played) -> None:
     assert done.stdout.strip() == first.digest
 
 
+def test_i10_restored_on_the_way_the_same(frames: list[Frame], first: Played) -> None:
+    """I10: engine and worker replaced every 5.3 seconds of the tape by new ones that get a snapshot: the same digest."""
+    split = play(frames, again_ns=5_300_000_000)
+
+    assert (split.effects, split.digest) == (first.effects, first.digest)
+    assert split.sent == first.sent
+
+
 def test_one_changed_digit_is_seen(frames: list[Frame], first: Played) -> None:
     """The digest holds what matters: one trade's price in the last digit makes another one."""
     seen: list[bytes] = []
