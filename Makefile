@@ -11,17 +11,19 @@
 #   make bench           measurements, printed as ratios
 #   make crash           the daemon killed at every point where it writes or sends, each time compared with the exchange
 #   make faults          every fault of the catalogue F1-F72 injected into the running daemon, as a counted table
-#   make soak            the whole daemon on virtual time, seed after seed of faults
+#   make soak            the long tests: the whole daemon on virtual time with faults, seed after seed; load; fuzz; crashes
 #   make relock          renew constraints.txt from the ranges of pyproject.toml
 #   make clean           remove what make and the tools wrote; never touches var/ (ledger, models)
 #
-# Options: make demo SECONDS=20 · make soak SEEDS=2000 MINUTES=10 · make test WORKERS=0 ARGS="tests/core -x" · make setup PYTHON=python3.12
+# Options: make demo SECONDS=20 · make soak SEEDS=2000 MINUTES=10 PARTS=sim JOBS=2 · make test WORKERS=0 ARGS="tests/core -x" · make setup PYTHON=python3.12
 #          make setup PIP_FLAGS="--extra-index-url …" (a mirror, or an index with CPU builds of torch)
 
 PYTHON ?= python3
 SECONDS ?= 60
 SEEDS ?= 200
 MINUTES ?= 10
+JOBS ?= 0
+PARTS ?= stateful sim load fuzz crash
 ARGS ?=
 WORKERS ?= 2
 PIP_FLAGS ?=
@@ -89,9 +91,10 @@ bench: setup
 crash: setup
 	$(BIN)/python -m tests.crash $(ARGS)
 
-# The daemon on virtual time with seeded faults: `make soak SEEDS=2000 MINUTES=10` is the night's size.
+# State machine, simulation, load, fuzz, crash points: `make soak SEEDS=2000` is the night's size, `make soak PARTS=sim`
+# the simulation alone; docs/testing.md. ARGS="--load-minutes 1 --examples 500" shortens the others.
 soak: setup
-	$(BIN)/python -m tests.sim --seeds $(SEEDS) --minutes $(MINUTES) $(ARGS)
+	$(BIN)/python -m tests.soak --parts "$(PARTS)" --seeds $(SEEDS) --minutes $(MINUTES) --jobs $(JOBS) $(ARGS)
 
 # Every fault of the catalogue, injected into the running daemon, then five planted faults of ours that the table must
 # notice. Writes .bench/faults.json and .md. ARGS="F2 F31" takes rows alone, ARGS="--write-docs" renews docs/faults.md.

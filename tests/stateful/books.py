@@ -5,6 +5,7 @@ three change only through the methods here.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_DOWN, Decimal
 
@@ -60,6 +61,18 @@ class Books:
         self.held[base] += sign * fill.qty
         self.held[quote] -= sign * fill.qty * fill.price
         self.held[fill.fee_asset] -= fill.fee
+
+    def without(self, fills: Iterable[Fill]) -> "Books":
+        """Return what would be held had these executions not happened."""
+        other = Books()
+        other.held.update(self.held)
+        for fill in fills:
+            base, quote = fill.symbol.split("/")
+            sign = 1 if fill.side is Side.BUY else -1
+            other.held[base] -= sign * fill.qty
+            other.held[quote] += sign * fill.qty * fill.price
+            other.held[fill.fee_asset] += fill.fee
+        return other
 
     def amounts(self) -> dict[str, Decimal]:
         """Return every amount that is not zero."""
@@ -153,6 +166,11 @@ class Venue:
         """Forget the news that a stream would have brought: no stream repeats what it said to another process."""
         self.mail = [one for one in self.mail if isinstance(one, Fill)]
         self.read = [one for one in self.read if isinstance(one, Fill)]
+
+    @property
+    def foreseeable(self) -> Books:
+        """What is held, less unheard executions of orders that had been proven absent: nobody could reckon with those."""
+        return self.truth.without(fill for fill in self.missing() if self.orders[fill.client_id].disproved)
 
     def missing(self, client_id: str = "") -> list[Fill]:
         """Return the executions that are still in the mail, of one order or of all."""

@@ -406,7 +406,7 @@ class Machine(RuleBasedStateMachine):
         base = intent.symbol.split("/")[0]
         others = [one for one in self.venue.orders.values() if one.may_fill and one.intent is not intent]
         selling = sum((o.left for o in others if o.intent.symbol == intent.symbol and o.intent.side is Side.SELL), ZERO)
-        assert intent.qty + selling <= self.venue.truth.held[base], (
+        assert intent.qty + selling <= self.venue.foreseeable.held[base], (
             f"I14: {intent.qty} is sold, {selling} is for sale already"
         )
 
@@ -414,20 +414,19 @@ class Machine(RuleBasedStateMachine):
         """I4: over any subset of fills. Long only, so the worst of them is: every buy executes and no sell does."""
         limits, equity = self.driver.config.limits, self._equity()
         buys = [o for o in self.venue.orders.values() if o.may_fill and o.intent.side is Side.BUY]
-        total = ZERO
+        held, total = self.venue.foreseeable.held, ZERO
         for symbol in self.driver.config.universe:
             mark = Decimal(str(self.driver.prices[symbol]))
-            held = self.venue.truth.held[symbol.split("/")[0]] * mark
-            worst = held + sum((o.left * o.intent.limit for o in buys if o.intent.symbol == symbol), ZERO)
+            worst = held[symbol.split("/")[0]] * mark + sum(
+                (o.left * o.intent.limit for o in buys if o.intent.symbol == symbol), ZERO
+            )
             total += worst
             if symbol in symbols and any(o.intent.symbol == symbol and o.status == "flying" for o in buys):
                 limit = Decimal(str(limits.max_weight)) * equity * DRIFT
                 assert worst <= limit, f"I4: {symbol} may come to {worst / equity:.3f}"
         assert total <= Decimal(str(limits.max_gross)) * equity * DRIFT, f"I4: gross may come to {total / equity:.3f}"
         promised = sum((o.left * o.intent.limit for o in buys), ZERO)
-        assert promised <= self.venue.truth.held["USDT"], (
-            f"P14: {promised} is promised of {self.venue.truth.held['USDT']}"
-        )
+        assert promised <= held["USDT"], f"P14: {promised} is promised of {held['USDT']}"
 
     def _check_end(self, update: OrderUpdate) -> None:
         """I8: ends are final; what was called absent may turn out to exist, nothing else."""
@@ -455,16 +454,8 @@ class Machine(RuleBasedStateMachine):
         assert {a: v for a, v in ours.items() if a != "BNB"} == {
             a: v for a, v in self.ledger.books.amounts().items() if a != "BNB"
         }, f"I3: the engine holds {ours}, its ledger {self.ledger.books.amounts()}"
-        heard = dict(self.venue.truth.held)
-        for fill in self.venue.missing():
-            base, quote = fill.symbol.split("/")
-            sign = 1 if fill.side is Side.BUY else -1
-            heard[base] -= sign * fill.qty
-            heard[quote] += sign * fill.qty * fill.price
-            heard[fill.fee_asset] += fill.fee
-        assert {a: v for a, v in heard.items() if v} == self.ledger.books.amounts(), (
-            f"I3: told of {heard}, booked {self.ledger.books.amounts()}"
-        )
+        heard = self.venue.truth.without(self.venue.missing()).amounts()
+        assert heard == self.ledger.books.amounts(), f"I3: told of {heard}, booked {self.ledger.books.amounts()}"
 
     @invariant()
     def nothing_is_filled_beyond_its_size(self) -> None:
@@ -490,7 +481,8 @@ class Machine(RuleBasedStateMachine):
     # ------------------------------------------------------------------ tools
 
     def _equity(self) -> Decimal:
-        held = self.venue.truth.held
+        """Return what everything is worth by what was heard: nobody can size an order by a loss not told yet."""
+        held = self.ledger.books.held
         return held["USDT"] + sum(
             (held[s.split("/")[0]] * Decimal(str(self.driver.prices[s])) for s in self.driver.config.universe), ZERO
         )
