@@ -7,14 +7,14 @@ from daemon.core.exitdesk import ExitDesk
 from daemon.core.plans import client_prefix
 from daemon.core.state import State
 from daemon.domain.events import Alert, Booked, Cancel, Denied, Effect, Recorded, Resolve, TradingState
-from daemon.domain.market import NS_PER_S
+from daemon.domain.market import NS_PER_S, Instrument
 from daemon.domain.orders import Cause, Fill, OrderState, OrderUpdate, Side, Tif
 from risk.money import ZERO
 
 NONE: tuple[Effect, ...] = ()
 KEY_CODES = frozenset({"-2014", "-2015", "-1002"})
 WITHDRAW_EVERY_NS = 5 * NS_PER_S
-"""How often a resting buy that must not be there is cancelled again until it is gone."""
+"""How often a resting order that must not be there is cancelled again until it is gone."""
 
 
 class OrderDesk:
@@ -128,16 +128,33 @@ class OrderDesk:
         return tuple(effects)
 
     def withdraw(self, now_ns: int) -> tuple[Effect, ...]:
-        """Cancel resting buys while exposure may not grow (I12), again and again until they are gone."""
-        if self._state.trading is TradingState.ACTIVE:
+        """Cancel resting orders that may not rest now, again and again until they are gone.
+
+        Buys while exposure may not grow (I12), and all of a symbol that is not traded (F26): when it returns, its price may
+        be another.
+        """
+        state = self._state
+        growing = state.trading is TradingState.ACTIVE
+        halted = {symbol for symbol, market in state.markets.items() if _halted(market.instrument)}
+        if growing and not halted:
             self._withdrawn.clear()
             return NONE
         effects: list[Effect] = []
-        for client_id, order in self._state.blotter.live.items():
+        for client_id, order in state.blotter.live.items():
             intent = order.intent
-            if intent.side is not Side.BUY or intent.tif is not Tif.GTC or order.state is not OrderState.ACKED:
+            if intent.tif is not Tif.GTC or order.state is not OrderState.ACKED:
+                continue
+            if intent.symbol in halted:
+                why = "its symbol is not traded now"
+            elif intent.side is Side.BUY and not growing:
+                why = "exposure may not grow now"
+            else:
                 continue
             if now_ns - self._withdrawn.get(client_id, 0) >= WITHDRAW_EVERY_NS:
                 self._withdrawn[client_id] = now_ns
-                effects.append(Cancel(client_id, intent.symbol, "exposure may not grow now"))
+                effects.append(Cancel(client_id, intent.symbol, why))
         return tuple(effects)
+
+
+def _halted(instrument: Instrument | None) -> bool:
+    return instrument is not None and not instrument.trading

@@ -158,6 +158,27 @@ def test_resting_buys_are_withdrawn_when_exposure_may_not_grow() -> None:
     assert not all_of(driver.timer(100), Cancel)
 
 
+def test_f26_what_rests_in_a_halted_symbol_is_cancelled_until_it_is_gone() -> None:
+    """Also while trading is ACTIVE; the other symbol's order stays, and nothing is cancelled once the symbol is back."""
+    driver = Driver(GTC).start()
+    one, other = approved(driver.decide(BTC=0.1, ETH=0.1))
+    for order in (one, other):
+        driver.send(driver.news(order, OrderState.ACKED))
+    rules = {symbol: market.instrument for symbol, market in driver.engine.state.markets.items()}
+    mine = rules[one.intent.symbol]
+    assert mine is not None
+    driver.send(Listed((msgspec.structs.replace(mine, trading=False),), driver.now_ns))
+
+    def asked() -> list[str]:
+        driver.books()
+        cancels = all_of(driver.timer(1000), Cancel)
+        return [cancel.client_id for cancel in cancels if cancel.detail == "its symbol is not traded now"]
+
+    assert [name for _ in range(7) for name in asked()] == [one.intent.client_id] * 2
+    driver.send(Listed((mine,), driver.now_ns))
+    assert not [name for _ in range(7) for name in asked()]
+
+
 # ---------------------------------------------------------------------- flatten
 
 
