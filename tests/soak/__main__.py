@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 from tests.e2e.kit import REPO
 
@@ -48,7 +49,7 @@ def main() -> int:
         parser.error(
             f"--parts {options.parts}: {', '.join(unknown) or 'nothing'} is no part; there are {', '.join(PARTS)}"
         )
-    results = []
+    results: list[dict[str, Any]] = []
     for name, (command, more) in commands(options).items():
         if name.split()[0] not in chosen:
             continue
@@ -61,7 +62,7 @@ def main() -> int:
         OUT.write_text(json.dumps(results, indent=1))
     print(f"{'part':10} {'minutes':>8}  result")
     for one in results:
-        print(f"{one['part']:10} {float(one['seconds']) / 60:8.1f}  {'passed' if not one['exit'] else 'FAILED'}")
+        print(f"{one['part']:10} {one['seconds'] / 60:8.1f}  {'passed' if not one['exit'] else 'FAILED'}")
         if one["exit"]:
             print(f"  again: {one['again']}")
     return 1 if any(one["exit"] for one in results) else 0
