@@ -22,6 +22,7 @@ import msgspec
 from daemon.domain.errors import VenueBusy
 from daemon.edge import crash
 from daemon.edge.bans import Bans
+from daemon.edge.budget import Budget
 from daemon.edge.clock import Clock
 from daemon.edge.outcomes import BACK_OFF_S, BAN_S, HIDDEN, Reply, redact, retry_after_s, whole
 from daemon.edge.turns import Turns
@@ -152,8 +153,13 @@ class Quota:
         self._bans = bans
         self._patience_s = patience_s
         self._until_ns = 0
-        self.weight_used = 0
+        self.budget = Budget(clock)
         self.refusals = 0
+
+    @property
+    def weight_used(self) -> int:
+        """Return the request weight used in the minute that runs."""
+        return self.budget.used
 
     @property
     def wait_s(self) -> float:
@@ -165,7 +171,7 @@ class Quota:
         """Read an answer's status and headers."""
         for name, value in reply.headers.items():
             if name.lower() == "x-mbx-used-weight-1m" and (used := whole(value)) >= 0:
-                self.weight_used = used
+                self.budget.see(used)
         if reply.status in {418, 429}:
             self.refusals += 1
             default = BAN_S if reply.status == 418 else BACK_OFF_S

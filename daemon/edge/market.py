@@ -80,6 +80,11 @@ class MarketData:
         """Obey the pauses that others were asked for, and let them obey ours."""
         self._rest.share(quota)
 
+    @property
+    def weight_share(self) -> float | None:
+        """Return the share of the venue's request weight in use, None while its limit is not known."""
+        return self._rest.quota.budget.share
+
     # ------------------------------------------------------------------ rules and clock
 
     async def instruments(self, universe: Sequence[str]) -> Listed:
@@ -96,6 +101,7 @@ class MarketData:
         def parse(answer: object) -> list[object] | Malformed:
             nonlocal limit
             limit = wire.orders_per_10s(answer)
+            self._rest.quota.budget.limit = wire.weight_per_minute(answer)
             return _entries(wanted)(answer)
 
         async def ask(names: Sequence[str]) -> list[object]:

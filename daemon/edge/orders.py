@@ -21,6 +21,7 @@ from daemon.domain.orders import TERMINAL, Approved, Fill, Intent, OrderState, O
 from daemon.domain.ports import Emit
 from daemon.edge import binance_account as account
 from daemon.edge.bans import Bans
+from daemon.edge.budget import ORDER_SHARE
 from daemon.edge.clock import Clock
 from daemon.edge.evidence import Evidence, EvidenceRules
 from daemon.edge.inflight import InFlight
@@ -206,7 +207,7 @@ class LiveVenue:
         now_ns = self._clock.now_ns()
         if now_ns > intent.expires_ns:
             return "too_old"
-        if self.quota.wait_s > 0:
+        if self.quota.wait_s > 0 or (not intent.exit and self.quota.budget.wait_s(ORDER_SHARE) > 0):
             return "backing_off"
         self._waiting.pop(intent.client_id, None)
         self.on_sent(intent.client_id, now_ns)

@@ -10,6 +10,7 @@ import ccxt.async_support as ccxt
 
 from daemon.domain.errors import BallastError, ConfigError, Transient, Unreachable, VenueBusy
 from daemon.domain.market import Malformed
+from daemon.edge.budget import share_of
 from daemon.edge.clock import Clock
 from daemon.edge.lane import Lane, NotSentError, Quota
 from daemon.edge.outcomes import redact, whole
@@ -137,7 +138,13 @@ class Rest:
     def share(self, quota: Quota) -> None:
         """Be patient together with others: the venue counts requests by address, not by who makes them."""
         quota.pause(self._lane.quota.wait_s)
+        quota.budget.limit = quota.budget.limit or self.quota.budget.limit
         self._lane.quota = quota
+
+    @property
+    def quota(self) -> Quota:
+        """Return the patience that these requests obey."""
+        return self._lane.quota
 
     async def ask(
         self,
@@ -183,6 +190,7 @@ class Rest:
             return outcome
 
         self._lane.open()
+        await self.quota.budget.wait(share_of(endpoint, params))
         answer = await self._lane.ask(endpoint, request)
         self._headers = answer.reply.headers
         if isinstance(outcome[0], Exception):

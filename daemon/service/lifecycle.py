@@ -261,7 +261,8 @@ class Service:
             self.metrics.ticks[symbol] = market.ticks
         for reason, count in self.engine.markets.rejected.items():
             self.metrics.rejected[(reason,)] = count
-        return self.desk.snapshot()
+        weight = self.market.weight_share if self._taking else None
+        return msgspec.structs.replace(self.desk.snapshot(), weight_used=weight)
 
     def _serve(self) -> None:
         self.supervisor.outlet("api", self.api.serve)

@@ -217,6 +217,17 @@ def orders_per_10s(answer: object) -> int:
     return 0
 
 
+def weight_per_minute(answer: object) -> int:
+    """Return the limit on request weight in a minute that an exchangeInfo answer publishes, 0 when it publishes none."""
+    limits = answer.get("rateLimits") if isinstance(answer, dict) else None
+    for one in limits if isinstance(limits, list) else []:
+        if isinstance(one, dict) and (one.get("rateLimitType"), one.get("interval")) == ("REQUEST_WEIGHT", "MINUTE"):
+            minutes, count = one.get("intervalNum"), one.get("limit")
+            if minutes == 1 and isinstance(count, int) and count > 0:
+                return count
+    return 0
+
+
 def instrument(entry: object) -> Instrument | Malformed:
     """Return the rules of one ``symbols`` entry of exchangeInfo; without tick, step and minimum it is not tradable by us."""
     try:
