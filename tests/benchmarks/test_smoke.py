@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import close_to_order, ticks
+from benchmarks import close_to_order, snapshot, ticks
 from benchmarks.line import publish_model, settings_for, trading, universe, venue_options
 from benchmarks.venue import TRADE, running
 from daemon.domain.events import Decide, Decided
@@ -166,3 +166,11 @@ def test_summaries_compare_with_idle() -> None:
     found = ticks.summary([[100.0] * 50, [150.0] * 50, [400.0] * 50, []], 3)
 
     assert found["p99_ratios"] == {"deciding": pytest.approx(1.5), "sending": pytest.approx(4.0)}
+
+
+def test_snapshots_are_measured() -> None:
+    """A tiny engine: copied, written, restored; sizes and times are there."""
+    found = snapshot.measure(2, 20, 10, bars=30, times=1)
+
+    assert found["raw_mb"] > found["written_mb"] > 0
+    assert min(found["copy_ms"], found["felt_ms"], found["restore_ms"]) > 0
