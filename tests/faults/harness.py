@@ -342,12 +342,6 @@ class Trial:
                 one.kill()
                 one.wait()
 
-    def lift_unfired(self) -> None:
-        """Forget what is armed and has not fired: some of it fired, and the row says that this is enough."""
-        some = [one for one in self.armed if not one.fired]
-        assert len(some) < len(self.armed)
-        self.armed = [one for one in self.armed if one not in some]
-
     def fire(self, count: int = 1) -> None:
         """Tell that a fault happened that neither the exchange nor a patch counts: a signal, a full disk, a command."""
         self._healed = None

@@ -56,7 +56,7 @@ def unknown_is_rejected() -> None:
     from daemon.edge import orders
 
     module: Any = orders
-    judge = module.judge_order
+    judge = module.judge
 
     def careless(*arguments: Any, **options: Any) -> Any:
         outcome = judge(*arguments, **options)
@@ -65,7 +65,7 @@ def unknown_is_rejected() -> None:
             return msgspec.structs.replace(outcome, state=OrderState.REJECTED)
         return outcome
 
-    module.judge_order = careless
+    module.judge = careless
 
 
 def fsync_skipped() -> None:

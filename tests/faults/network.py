@@ -152,15 +152,17 @@ def f6(trial: Trial) -> None:
 
 @row("F7", "order executes 8 s after the timeout", expect="late evidence books it; no second order")
 def f7(trial: Trial) -> None:
-    """No answer, then nothing to be found, then the execution."""
+    """No answer, then nothing to be found, then the execution, at a price that has come towards the order."""
     daemon = trial.trading()
     trial.arm(ORDER, "late", times=1, seconds=18.0).wait()
     (name,) = trial.caught()
     given_up(trial, 1)
     until(lambda: trial.states()[name] == "resolving", what="RESOLVING", why=trial.tail)
+    ((symbol, side),) = rows(daemon.ledger, f"select symbol, side from intents where client_id = '{name}'")
+    trial.exchange.steer("crash", symbol=symbol.replace("/", ""), pct=3 if side == "buy" else -3)
     until(lambda: name in placed(trial), timeout_s=40, what="the late execution", why=trial.tail)
     trial.recovered()
-    ended(trial, [name], "filled", "expired")
+    ended(trial, [name], "filled")
     assert not daemon.events("orders.denied")
 
 
