@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-NAMES = ("ingest", "forecast", "optimise", "close_to_order", "ticks", "intent", "snapshot", "start", "kill")
+NAMES = ("ingest", "forecast", "optimise", "close_to_order", "ticks", "intent", "snapshot", "start", "kill", "takeover")
 RESULTS = Path(".bench") / "results.json"
 SECONDS_MAX = 300.0
 
