@@ -1,6 +1,6 @@
 """Whose money it is: what of the account belongs to Ballast, and what ledger and account differ in (pure)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Final
 
@@ -10,6 +10,8 @@ from daemon.domain.errors import ConfigError
 from daemon.domain.events import Flow
 
 ZERO: Final = Decimal(0)
+GUESSES_MAX: Final = 12
+"""Markets searched for a trade by hand, each a weight of 20."""
 
 Break = tuple[str, Decimal, Decimal]
 
@@ -108,3 +110,16 @@ def shares(amount: Decimal, *, total: Decimal, own: Decimal, all_ours: bool) -> 
         external = max(amount, -max(total - own, ZERO))
         parts = ((external, False), (amount - external, True))
     return tuple(part for part in parts if part[0])
+
+
+def guesses(assets: Iterable[str], quote: str) -> tuple[str, ...]:
+    """Return the markets in which a trade could have changed these assets: against the quote, and between two of them.
+
+    Which of two assets is the base is the venue's choice, so both ways round, those against the quote first; at most
+    ``GUESSES_MAX``.
+    """
+    others = sorted({asset for asset in assets if asset != quote})
+    against = [f"{asset}/{quote}" for asset in others]
+    turned = [f"{quote}/{asset}" for asset in others]
+    between = [f"{base}/{other}" for base in others for other in others if base != other]
+    return (*against, *turned, *between)[: max(GUESSES_MAX, len(against))]

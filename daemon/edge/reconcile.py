@@ -23,10 +23,10 @@ from daemon.edge.binance_account import VenueOrder, VenueTrade, totals
 from daemon.edge.clock import Clock
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.outsiders import Outsiders
-from daemon.edge.ownership import Break, Ownership, differences, opening_flows
+from daemon.edge.ownership import Break, Ownership, differences, guesses, opening_flows
 from daemon.edge.tracker import UNRESOLVED, Tracked, Tracker
 from daemon.edge.transfers import transfers
-from daemon.edge.venue_calls import PAGE, VenueCalls
+from daemon.edge.venue_calls import PAGE, NoMarketError, VenueCalls
 
 ZERO: Final = Decimal(0)
 SNAPSHOTS_MAX: Final = 5
@@ -95,6 +95,7 @@ class Reconciler:
         self._busy = asyncio.Lock()
         self._last: dict[str, int] = {}
         self._searched: set[str] = set()
+        self._no_market: set[str] = set()
         self._strangers: dict[tuple[str, str], Whose] = {}
         self._evidence: Completing | None = None
         self._chore: Callable[[Tracked], None] = lambda _order: None
@@ -242,9 +243,11 @@ class Reconciler:
             self._tracker.touched.discard(symbol)
             try:
                 await self._search(symbol, first_ns, opened_ns)
-            except Transient:
+            except Transient as error:
                 if symbol not in self._ours and symbol not in traded:
-                    continue  # a guess: there may be no such market
+                    if isinstance(error, NoMarketError):
+                        self._no_market.add(symbol)
+                    continue  # a guess
                 self._tracker.touched.add(symbol)
                 raise
             self._searched.add(symbol)
@@ -379,9 +382,9 @@ class Reconciler:
         return balances, breaks
 
     def _markets(self, breaks: tuple[Break, ...]) -> list[str]:
-        """Return the markets in which trading could have changed these assets."""
-        quote = self._ownership.quote
-        return [f"{asset}/{quote}" for asset, _, _ in breaks if asset != quote]
+        """Return the markets in which trading could have changed these assets, but for those that do not exist."""
+        possible = guesses((asset for asset, _, _ in breaks), self._ownership.quote)
+        return [symbol for symbol in possible if symbol not in self._no_market]
 
     def _need_evidence(self) -> Completing:
         if self._evidence is None:

@@ -10,6 +10,7 @@ from daemon.domain.market import Instrument
 from daemon.domain.orders import Balance, Intent, Tif
 from daemon.edge import binance_account as account
 from daemon.edge.lane import Answer, Guard, Lane
+from daemon.edge.outcomes import error_code
 
 RECV_WINDOW_MS: Final = 3_000
 """How old an order may be when the venue sees it."""
@@ -21,6 +22,13 @@ PAGE: Final = 1_000
 PAGES_MAX: Final = 20
 """Pages followed in one go; the next reconciliation continues where this one ended."""
 NS_PER_MS: Final = 1_000_000
+
+
+UNKNOWN_SYMBOL: Final = -1121
+
+
+class NoMarketError(Transient):
+    """The venue has no such market: only who guesses one hears this, and need not ask again."""
 
 
 class VenueCalls:
@@ -76,7 +84,11 @@ class VenueCalls:
     async def query_venue_id(self, venue_id: str, symbol: str) -> account.VenueOrder | None:
         """Return one order by the venue's id."""
         exchange: Any = self.read_lane.exchange
-        answer = await self.read_lane.ask("order.query", lambda: exchange.fetch_order(venue_id, symbol))
+        params = {
+            "symbol": self._venue_symbol(symbol),
+            "orderId": venue_id,
+        }  # also of a market that ccxt was not told of
+        answer = await self.read_lane.ask("order.query", lambda: exchange.private_get_order(params))
         return account.read_order(answer.reply)
 
     async def open_orders(self, symbol: str | None = None, *, urgent: bool = False) -> list[account.VenueOrder]:
@@ -160,6 +172,8 @@ class VenueCalls:
     async def _my_trades(self, params: dict[str, object]) -> list[account.VenueTrade]:
         exchange: Any = self.read_lane.exchange
         answer = await self.read_lane.ask("myTrades", lambda: exchange.private_get_mytrades(params))
+        if error_code(answer.reply) == UNKNOWN_SYMBOL:
+            raise NoMarketError(f"no market {params['symbol']}")
         return account.read_trades(answer.reply)
 
     def symbol_of(self, venue_symbol: str) -> str:

@@ -16,7 +16,7 @@ from daemon.edge.binance_account import VenueTrade
 from daemon.edge.books import Books
 from daemon.edge.outcomes import Reply
 from daemon.edge.outsiders import legs
-from daemon.edge.ownership import shares
+from daemon.edge.ownership import guesses, shares
 from daemon.edge.transfers import matching, read_deposits, read_withdrawals
 from daemon.exchange.config import SimConfig
 from daemon.exchange.server import SimulatedExchange
@@ -193,6 +193,47 @@ async def test_a_trade_by_hand_is_noticed_by_the_stream(tmp_path: Path) -> None:
 
         assert books.positions == {}
         assert len(flows(live)) >= 2
+
+
+async def test_f38_a_trade_by_hand_between_two_assets_is_named(live: Rig) -> None:
+    """ETH for BTC: both assets differ, the market between them is searched; the way round that does not exist only once."""
+    no_history(live)
+    live.sim.users.deposit("BTC", D(1))
+    await agreed_by_comparing(live)
+    done = len(flows(live))
+    seen_ms = live.sim.clock() // 1_000_000 + 60_000
+    trade = {
+        "symbol": "ETHBTC", "id": 31, "orderId": 77, "price": "0.05", "qty": "2", "commission": "0.002",
+        "commissionAsset": "ETH", "time": seen_ms, "isBuyer": True, "isMaker": False,
+    }  # fmt: skip
+    order = {
+        "symbol": "ETHBTC", "orderId": 77, "clientOrderId": "web_8", "status": "FILLED", "side": "BUY",
+        "origQty": "2", "executedQty": "2",
+    }  # fmt: skip
+    for match, text in (("GET /api/v3/myTrades", [trade]), ("GET /api/v3/order", order)):
+        body = msgspec.json.encode(text).decode()
+        live.fault(match, "replace", contains="ETHBTC", text=body, status=200, times=0)
+    live.sim.users.deposit("ETH", D("1.998"))
+    live.sim.users.deposit("BTC", D("-0.1"))
+    await agreed_by_comparing(live)
+    named = {flow.detail.partition(":")[0]: flow.amount for flow in flows(live)[done:]}
+    backwards = [seen for seen in live.sim.requests if seen.symbol in {"BTCETH", "USDTBTC", "USDTETH"}]
+
+    assert named == {
+        "external trade ETH/BTC 31": D(2),
+        "external trade ETH/BTC 31, quote": D("-0.1"),
+        "external trade ETH/BTC 31, fee": D("-0.002"),
+    }
+    assert sorted(seen.symbol for seen in backwards) == ["BTCETH", "USDTBTC", "USDTETH"]
+
+
+def test_guesses_begin_with_the_quote_and_are_few() -> None:
+    """Every pair both ways round, but never more than a weight of 240 unless more assets differ against the quote."""
+    assert guesses(["BTC", "USDT", "ETH"], "USDT") == (
+        "BTC/USDT", "ETH/USDT", "USDT/BTC", "USDT/ETH", "BTC/ETH", "ETH/BTC",
+    )  # fmt: skip
+    assert len(guesses([f"A{number}" for number in range(5)], "USDT")) == 12
+    assert guesses([f"A{number:02}" for number in range(20)], "USDT") == tuple(f"A{n:02}/USDT" for n in range(20))
 
 
 async def test_the_same_trade_is_never_booked_twice(tmp_path: Path) -> None:
