@@ -309,6 +309,7 @@ class Listener:
             lifespan="off",
             ws="none",
             server_header=False,
+            proxy_headers=False,  # a client must not choose the address it is counted under
             date_header=False,
             limit_concurrency=CONNECTIONS_MAX,
             timeout_keep_alive=30,

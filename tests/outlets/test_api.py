@@ -351,6 +351,17 @@ async def test_a_flood_does_not_keep_a_kill_out(tmp_path: Path) -> None:
     assert daemon.commands[-1] == (Action.KILL, "api")
 
 
+async def test_a_client_cannot_give_itself_another_address(tmp_path: Path) -> None:
+    """F67: what a header says about where a request comes from opens no fresh bucket."""
+    async with running(tmp_path, rates=slow()) as (client, _):
+        answers = [
+            await client.post("/api/v1/pause", headers={**bearer(CONTROL), "X-Forwarded-For": f"10.0.0.{number}"})
+            for number in range(40)
+        ]
+
+    assert [answer.status_code for answer in answers] == [202] * 20 + [429] * 20
+
+
 async def test_the_documentation_needs_no_other_host(tmp_path: Path) -> None:
     """`/api/docs` works offline: no script, no address but our own, every path with its scope."""
     async with running(tmp_path) as (client, _):
