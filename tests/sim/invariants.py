@@ -77,7 +77,6 @@ class Checks:
     def _attach(self, life: Life) -> None:
         self.close()
         self.halted_ns = self.world.loop.now_ns
-        self.quiet_until_ns = 0  # what a killed process was asked died with it
         self._recall()
         life.service.watch_also(self._on_effect)
         metrics: Any = life.service.metrics
