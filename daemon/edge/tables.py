@@ -26,6 +26,9 @@ SCHEMA_VERSION: Final = 1
 REVISION: Final = "0001"
 """The newest revision in ``daemon/edge/migrations``; it makes exactly these tables."""
 
+WORDS_MAX: Final = 100_000
+"""Longest text of others that a row keeps, characters."""
+
 META = MetaData()
 
 
@@ -46,6 +49,38 @@ class Exact(TypeDecorator[Decimal]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Decimal | None:
         """Read the amount back."""
         return None if value is None else Decimal(value)
+
+
+class Words(TypeDecorator[str]):
+    """Text that others wrote, made such that every database takes it: a word too long must not cost the row (a fill, a fate)."""
+
+    impl = String
+    cache_ok = True
+    length = WORDS_MAX
+
+    def __init__(self, length: int) -> None:
+        """Keep at most ``length`` characters."""
+        super().__init__(length)
+        self.length = length
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Replace NUL and lone surrogates, which no server stores, and cut the rest off."""
+        if value is None:
+            return None
+        if "\0" in value or not value.isascii():
+            value = value.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
+        return value[: self.length]
+
+
+class Prose(Words):
+    """The same without a bound in the database."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self) -> None:
+        """Keep at most ``WORDS_MAX`` characters."""
+        TypeDecorator.__init__(self)
 
 
 def serial() -> Column[int]:
@@ -84,7 +119,7 @@ intents = Table(
     Column("state", String(16), nullable=False, index=True),
     Column("venue_id", String(64), nullable=False),
     Column("filled", Exact, nullable=False),
-    Column("code", String(128), nullable=False),
+    Column("code", Words(128), nullable=False),
     Column("updated_ns", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("config_hash", String(64), nullable=False),
@@ -104,7 +139,7 @@ refusals = Table(
     Column("qty", Exact, nullable=False),
     Column("limit_price", Exact, nullable=False),
     Column("reason", String(32), nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", Prose, nullable=False),
     Column("ts_ns", BigInteger, nullable=False),
 )
 
@@ -136,7 +171,7 @@ flows = Table(
     Column("asset", String(32), nullable=False),
     Column("amount", Exact, nullable=False),
     Column("ours", Boolean, nullable=False),
-    Column("detail", Text, nullable=False),
+    Column("detail", Prose, nullable=False),
     Column("ts_ns", BigInteger, nullable=False),
 )
 
@@ -156,7 +191,7 @@ order_events = Table(
     Column("state", String(16), nullable=False),
     Column("venue_id", String(64), nullable=False),
     Column("filled", Exact, nullable=False),
-    Column("code", String(128), nullable=False),
+    Column("code", Words(128), nullable=False),
     Column("source", String(16), nullable=False),
     Column("ts_ns", BigInteger, nullable=False),
 )

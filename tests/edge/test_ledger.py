@@ -34,6 +34,7 @@ from daemon.domain.orders import (
     Tif,
 )
 from daemon.edge import ledger_rows as rows
+from daemon.edge import tables
 from daemon.edge.books import Books, exactly
 from daemon.edge.clock import Clock
 from daemon.edge.database import place_of
@@ -495,6 +496,21 @@ async def test_a_row_the_database_refuses_does_not_hold_up_the_rest(ledger: SqlL
 
     assert (await ledger.last_trades()) == {"BTC/USDT": 3}
     assert await ledger.known_trades("BTC/USDT", ("1", "2", "3")) == {"1", "3"}
+
+
+async def test_words_of_others_never_cost_a_row(ledger: SqlLedger) -> None:
+    """A code that is too long, or holds what a server cannot store, is cut; the fate it came with is written."""
+    intent = make_intent(1)
+    assert await ledger.commit(make_submit(intent))
+    ledger.record(news(intent, OrderState.REJECTED, code="-2010 \0\ud800 " + "é" * 300))
+    ledger.record(Booked(fill=None, flow=Flow(asset="USDT", amount=D(1), ours=True, detail="a\0b\ud800", ts_ns=1)))
+    assert await ledger.flush(5)
+
+    with LedgerReader(ledger.config.place) as reader:
+        assert reader.orders(1)[0].state is OrderState.REJECTED
+        (row,) = reader.rows_of(tables.intents, "client_id", [intent.client_id])
+        assert row["code"] == ("-2010 \ufffd? " + "é" * 300)[:128]
+        assert [flow.detail for flow in reader.flows()] == ["a\ufffdb?"]
 
 
 async def test_rows_written_singly_are_not_written_again(ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
