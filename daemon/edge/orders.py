@@ -111,8 +111,6 @@ class LiveVenue:
         self.tracker = Tracker(emit)
         self.on_sent: Callable[[str, int], None] = _nobody
         """Told client id and time (ns UTC) immediately before an order's first byte is written."""
-        self.on_rules: Callable[[], None] = lambda: None
-        """Told when the venue refused an order for breaking a trading rule: ours are out of date (P12, F26)."""
         self._stream_since_ns = 0
         self._closed = False
         self._waiting: dict[str, Tracked] = {}
@@ -240,9 +238,6 @@ class LiveVenue:
             self._log.critical("orders.key_refused", code=outcome.code, detail=outcome.detail)
         elif outcome.act is Act.BACK_OFF:
             self.quota.pause(outcome.retry_after_s)
-        elif outcome.act is Act.RELOAD:
-            self._log.warning("orders.rule_broken", code=outcome.code, detail=outcome.detail)
-            self.on_rules()
 
     async def _sync_clock(self) -> None:
         try:

@@ -27,7 +27,6 @@ from daemon.edge.turns import Turns
 from daemon.edge.userstream import Sinks, UserStream
 from daemon.edge.watchdog import Watchdog
 from daemon.edge.watchdog_venue import Setup
-from daemon.service.rules import Rules
 from daemon.settings import ExchangeKeys, Settings
 from daemon.wire.binance_rest import server_time_ns
 from risk.money import exact
@@ -196,14 +195,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
         await venue.start(restored, markets_of)
 
     watchdog = Watchdog(watched(settings, keys))
-    rules = Rules(around.market, around.emit, tuple(one.symbol for one in around.listed.instruments))
-    venue.on_rules = rules.doubt
-    tasks: dict[str, Eternal] = {
-        "orders": venue.run,
-        "user stream": stream.run,
-        "watchdog": watchdog.run,
-        "rules in doubt": rules.run,
-    }
+    tasks: dict[str, Eternal] = {"orders": venue.run, "user stream": stream.run, "watchdog": watchdog.run}
     if has_switch(markets_of):
         tasks["dead man"] = dead_man(around, keys, markets_of, venue).run
     return VenueParts(
