@@ -5,8 +5,11 @@ redacted and bounded as ours are. Redaction works on the rendered line, exceptio
 looked like, what reaches the sink was cleaned.
 """
 
+import json
 import logging
+import os
 import re
+import select
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -21,6 +24,9 @@ LINE_CHARS_MAX = 8192
 
 VALUE_CHARS_FREE = 512
 """Values up to this length are never cut; longer ones share half a line."""
+
+WRITE_BYTES_MAX = 4096
+"""Bytes of one write: so many never block where the system says that writing is possible."""
 
 SECRET_CHARS_MIN = 6
 """Shorter registered secrets are not searched for: they would blank ordinary words."""
@@ -120,6 +126,65 @@ def _in_order(_logger: Any, _name: str, event: "structlog.typing.EventDict") -> 
     return {**first, **event}
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes a record at once, or drops and counts it where that would block or the disk is full (F72).
+
+    Whoever reads the log must never hold up trading: a pipe that nobody empties would stop the loop in the middle of
+    a write. The next line that gets through says how many were lost.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self.dropped = 0
+        self._torn = False
+        self._fd = -1
+        self._ready = select.poll()
+        try:
+            self._fd = stream.fileno()
+        except (AttributeError, OSError, ValueError):
+            return  # in memory: nothing blocks
+        self._ready.register(self._fd, select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line, before it the count of those that were lost."""
+        if self._fd < 0:
+            super().emit(record)
+            return
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - a record that cannot be rendered is lost, never more than that
+            self.handleError(record)
+            return
+        note = ""
+        if self.dropped:
+            note = (
+                json.dumps({"level": "warning", "logger": "ballast", "event": "log_dropped", "lines": self.dropped})
+                + "\n"
+            )
+        begin = "\n" if self._torn else ""
+        if self._put(f"{begin}{note}{line}\n".encode(errors="replace")):
+            self.dropped, self._torn = 0, False
+        else:
+            self.dropped += 1
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """Count what could not be written; saying more would go the same way."""
+        self.dropped += 1
+
+    def _put(self, data: bytes) -> bool:
+        """Write all of it without blocking; false when it cannot be, or not to its end."""
+        rest = memoryview(data)
+        while rest:
+            if not self._ready.poll(0):
+                break
+            try:
+                rest = rest[os.write(self._fd, rest[:WRITE_BYTES_MAX]) :]
+            except OSError:
+                break
+        self._torn = self._torn or 0 < len(rest) < len(data)
+        return not rest
+
+
 def setup(
     *, style: Style = "auto", level: str = "info", secrets: Iterable[str] = (), stream: TextIO | None = None
 ) -> None:
@@ -154,7 +219,7 @@ def setup(
     root = logging.getLogger()
     if _handler is not None:
         root.removeHandler(_handler)
-    _handler = logging.StreamHandler(target)
+    _handler = _Handler(target)
     _handler.setFormatter(_Formatter(as_json=as_json, colors=terminal, pre=shared))
     root.addHandler(_handler)
     root.setLevel(level.upper())

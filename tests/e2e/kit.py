@@ -322,7 +322,7 @@ class Daemon:
             status, answer = self.get("/readyz")
         except (OSError, ValueError):
             return 0, []
-        return status, [str(one["code"]) for one in answer["reasons"]]
+        return status, [str(one["code"]) for one in answer.get("reasons", ())]  # 429: asked too often
 
     def wait_ready(self, timeout_s: float = READY_S) -> Self:
         """Wait until it trades."""

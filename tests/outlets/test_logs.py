@@ -3,7 +3,9 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +122,30 @@ def test_colours_hide_nothing() -> None:
     assert "BTC/USDT" in text
     assert "notregistered123" not in text
     assert "abcdef0123" not in text
+
+
+def test_f72_a_reader_that_stops_reading_stops_nobody() -> None:
+    """F72: lines that would block are dropped; the next one that gets through says how many, and every line is whole."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb", buffering=0) as far, os.fdopen(writer, "w", encoding="utf-8") as near:
+        logs.setup(style="json", stream=near)
+        for number in range(3_000):
+            logs.get("ballast").info("line", number=number, text="x" * 300)
+        os.set_blocking(reader, False)
+        text = b"".join(iter(lambda: far.read(1 << 20) or b"", b""))
+        logs.get("ballast").info("last")
+        rest = [json.loads(line) for line in (far.read(1 << 20) or b"").splitlines() if line.endswith(b"}")]
+
+    kept = text.count(b"\n")
+    assert 0 < kept < 3_000
+    assert [one["event"] for one in rest] == ["log_dropped", "last"]
+    assert rest[0]["lines"] == 3_000 - kept
+
+
+def test_f72_a_disk_that_is_full_raises_nothing() -> None:
+    """F72: what cannot be written is counted, not raised and not printed elsewhere."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        logs.setup(style="json", stream=full)
+        logs.get("ballast").info("line")
+        assert logs._handler is not None
+        assert getattr(logs._handler, "dropped", 0) == 1
