@@ -155,7 +155,7 @@ def replay(
     workers = worker_factory if decisions == "recomputed" else None
     session = _Session(engine_factory, decoder or WireDecoder(), workers)
     done = [session.play(part) for part in parts]
-    if all(one.verdict == "skipped" for one in done):
+    if not session.readable or all(one.verdict == "skipped" for one in done):
         raise ValueError(f"{parts[0]}: nothing here can be replayed: {done[0].detail}")
     checked = sum(one.checked for one in done)
     difference = next((f"{one.name}: {one.detail}" for one in done if one.verdict in {"differs", "damaged"}), "")
@@ -216,7 +216,8 @@ class _Session:
         self._workers = workers
         self._tape: Tape | None = None
         self._counts = Counts()
-        self._number = -1
+        self._number = self._named = -1
+        self.readable = False
 
     def play(self, path: Path) -> SegmentResult:
         """Replay one segment; what is wrong with it is its verdict.
@@ -224,16 +225,15 @@ class _Session:
         Raises
         ------
         ValueError
-            If it is no journal, or no engine can be built from it.
+            If no engine can be built from its header.
         """
         counts = self._counts = Counts()
-        before = self._number
+        number = path.stem.rpartition("-")[2]
+        self._named = int(number) if number.isdecimal() else self._number + 1
         verdict: Verdict
         try:
             verdict, detail = self._play(path)
         except DamagedJournalError as error:
-            if self._number == before:  # not even a header: something else altogether
-                raise
             verdict, detail = "damaged", str(error).removeprefix(f"{path}: ")
         except SnapshotError as error:
             verdict, detail = "skipped", f"its snapshot cannot be used: {error}"
@@ -241,6 +241,7 @@ class _Session:
             self.effects, self.digest = self._tape.runner.effects, self._tape.runner.digest
         if verdict != "equal":
             self._tape = None
+            self._number = self._named
         seen = msgspec.structs.asdict(counts)
         return SegmentResult(name=path.name, number=self._number, verdict=verdict, detail=detail, **seen)
 
@@ -249,6 +250,7 @@ class _Session:
         header = next(records, None)
         if not isinstance(header, Header):
             return "skipped", "empty: nothing was recorded before the daemon ended"
+        self.readable = True
         problem = self._begin(header)
         parts: list[bytes] = []
         for record in records:
@@ -274,7 +276,7 @@ class _Session:
 
     def _begin(self, header: Header) -> str:
         """Take a segment's header; return what is missing before it."""
-        before, self._number = self._number, header.segment
+        before, self._number, self._named = self._number, header.segment, header.segment
         self.code_version = header.code_version
         if header.segment == 0:
             self._tape = self._new_tape(header)

@@ -400,6 +400,41 @@ def test_a_snapshot_that_is_torn_is_skipped(long: tuple[Path, Session, list[Path
     assert "the daemon ended while it wrote the snapshot" in result.segments[-1].summary
 
 
+def test_killed_at_any_byte_the_rest_replays(long: tuple[Path, Session, list[Path]]) -> None:
+    """Whatever was on the disk when the process died, what is there is equal: header, state or records cut anywhere."""
+    folder, _, parts = long
+    for part in parts[3:]:
+        part.unlink()
+    whole = parts[2].read_bytes()
+    seen: set[tuple[str, ...]] = set()
+    for size in [*range(0, len(whole), 97), len(whole) - 1, len(whole)]:
+        parts[2].write_bytes(whole[:size])
+        result = replay(folder)
+        assert result.ok, (size, result.difference)
+        assert verdicts(result)[:2] == ["equal", "equal"]
+        seen.add(tuple(verdicts(result)[2:]))
+    assert seen == {("equal",), ("skipped",)}
+
+
+def test_any_changed_byte_is_found(long: tuple[Path, Session, list[Path]]) -> None:
+    """A byte changed anywhere but in the very last block is never "equal": told with its segment, the next one is judged anew."""
+    folder, _, parts = long
+    for part in parts[4:]:
+        part.unlink()
+    for number in (0, 1, 2):
+        whole = parts[number].read_bytes()
+        for at in range(0, len(whole), 211):
+            data = bytearray(whole)
+            data[at] ^= 1 << (at % 8)
+            parts[number].write_bytes(bytes(data))
+            result = replay(folder)
+            assert not result.ok, (number, at)
+            assert result.segments[number].verdict == "damaged" or result.segments[number + 1].verdict == "differs"
+            assert verdicts(result)[-1] == "equal" or number == 2
+        parts[number].write_bytes(whole)
+    assert replay(folder).ok
+
+
 def test_a_missing_end_is_found_by_the_next_state(long: tuple[Path, Session, list[Path]]) -> None:
     """A segment that lacks its last block, not at the end of the run, is a difference: its successor remembers more."""
     folder, _, parts = long
