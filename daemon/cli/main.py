@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from daemon.cli import configure, control, models, observe, service
+from daemon.cli import configure, control, data, models, observe, service
 from daemon.domain.errors import Fatal
 
 INTERRUPTED = 130
@@ -50,6 +50,7 @@ def root(
 service.register(app)
 configure.register(app)
 models.register(app)
+data.register(app)
 observe.register(app)
 control.register(app)
 

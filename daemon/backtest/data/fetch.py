@@ -1,0 +1,121 @@
+"""History from an exchange, through ccxt's unified candles: in pages, in order, kept as they come, so that it can be continued.
+
+Any exchange of ccxt that has candles will do. What is on file already is not asked for again, and a candle that has not
+closed yet is not kept.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Final
+
+import ccxt.async_support as ccxt
+import numpy as np
+
+from daemon.backtest.data.files import EMPTY, Candles
+from daemon.domain.errors import ConfigError, Unreachable
+
+PAGE: Final = 1_000
+ATTEMPTS_MAX: Final = 6
+RETRY_S: Final = 0.5
+RETRY_S_MAX: Final = 60.0
+
+Progress = Callable[[int, int], None]
+"""Told (ms done, ms in all) of the range that is fetched."""
+
+
+def missing(times: Any, step_ms: int, since_ms: int, until_ms: int) -> list[tuple[int, int]]:
+    """Return the ranges [begin, end), ms, to be fetched: before what is on file, and after it.
+
+    Holes inside are not asked for: most are the venue's own outages, and `repair` looks after the others.
+    """
+    since_ms = -(-since_ms // step_ms) * step_ms
+    if not len(times):
+        return [(since_ms, until_ms)] if since_ms < until_ms else []
+    first, last = int(times.min()), int(times.max())
+    ranges = [(since_ms, min(first, until_ms)), (max(last + step_ms, since_ms), until_ms)]
+    return [(begin, end) for begin, end in ranges if begin < end]
+
+
+async def candles(
+    exchange: Any, pair: str, timeframe: str, *, begin_ms: int, end_ms: int, step_ms: int
+) -> AsyncGenerator[tuple[Candles, int]]:
+    """Yield pages of closed candles that open in [begin, end), oldest first, each with the time the next one starts at.
+
+    Raises
+    ------
+    ConfigError
+        The exchange does not know the pair or the timeframe.
+    Unreachable
+        It does not answer, after bounded retries.
+    """
+    check_timeframe(exchange, timeframe)
+    at = begin_ms
+    while at < end_ms:
+        limit = min(PAGE, (end_ms - at) // step_ms + 1)
+        rows = await _page(exchange, pair, timeframe, since_ms=at, limit=int(limit))
+        page = _sound_page([row for row in rows if at <= int(row[0]) < end_ms])
+        if len(page):
+            at = int(page.times[-1]) + step_ms
+            yield page, at
+            continue
+        later = [int(row[0]) for row in rows if int(row[0]) >= end_ms]
+        if later or at + PAGE * step_ms >= end_ms:
+            return  # nothing more in the range
+        # Some venues answer an empty page for a time before the listing, or in a long outage: go on behind it.
+        at += PAGE * step_ms
+
+
+def check_timeframe(exchange: Any, timeframe: str) -> None:
+    """Raise ConfigError when the exchange has no candles of a timeframe."""
+    known = list(getattr(exchange, "timeframes", None) or {})
+    if timeframe not in known:
+        raise ConfigError(f"timeframe {timeframe}: {exchange.id} has {' '.join(known) or 'no candles'}")
+
+
+async def listed_since(exchange: Any, pair: str, timeframe: str, since_ms: int) -> int:
+    """Return when the exchange's candles of a pair begin, at or after ``since_ms``; asking for years of nothing takes long."""
+    check_timeframe(exchange, timeframe)
+    rows = await _page(exchange, pair, timeframe, since_ms=since_ms, limit=1)
+    return max(since_ms, int(rows[0][0])) if rows else since_ms
+
+
+def _sound_page(rows: list[Any]) -> Candles:
+    """Return rows as an array, in order, each time once: venues repeat the last one of a page."""
+    if not rows:
+        return EMPTY
+    times = np.array([int(row[0]) for row in rows], dtype=np.int64)
+    values = np.array([[np.nan if cell is None else float(cell) for cell in row[1:6]] for row in rows])
+    kept, first = np.unique(times, return_index=True)
+    return Candles(kept, values[first])
+
+
+async def _page(exchange: Any, pair: str, timeframe: str, *, since_ms: int, limit: int) -> list[Any]:
+    wait_s = RETRY_S
+    for attempt in range(1, ATTEMPTS_MAX + 1):
+        try:
+            rows = await exchange.fetch_ohlcv(pair, timeframe, since_ms, limit)
+        except ccxt.BadSymbol as error:
+            raise ConfigError(f"{pair}: {exchange.id} has no such pair ({_line(error)})") from None
+        except ccxt.OperationFailed as error:  # what a repetition may cure: the network, and the venue's own troubles
+            if attempt == ATTEMPTS_MAX:
+                raise Unreachable(f"{exchange.id}: no candles of {pair}: {_line(error)}") from None
+            pause_s = max(wait_s * random.uniform(0.5, 1.5), retry_after_s(exchange))
+            await asyncio.sleep(min(pause_s, RETRY_S_MAX))
+            wait_s = min(2 * wait_s, RETRY_S_MAX)
+        except ccxt.BaseError as error:
+            raise Unreachable(f"{exchange.id}: no candles of {pair}: {_line(error)}") from None
+        else:
+            return list(rows)
+    raise Unreachable(f"{exchange.id}: no candles of {pair}")
+
+
+def retry_after_s(exchange: Any) -> float:
+    """Return the pause the venue asked for with its last answer, seconds; 0 without one."""
+    headers = getattr(exchange, "last_response_headers", None) or {}
+    text = next((str(value) for name, value in headers.items() if str(name).lower() == "retry-after"), "")
+    return float(text) if text.isdigit() else 0.0
+
+
+def _line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:160]

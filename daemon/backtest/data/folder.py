@@ -1,0 +1,246 @@
+"""What the ``data`` commands do with a whole folder: list, check, repair, import, fetch."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from daemon.backtest.data import fetch as venue
+from daemon.backtest.data.check import Finding, holes, inspect
+from daemon.backtest.data.files import EMPTY, CandleFile, Candles, files_in, iso, path_of, read, timeframe_ms, write
+from daemon.backtest.data.repair import Change, Source, from_finer, repair
+from daemon.domain.errors import ConfigError
+
+SAVE_PAGES: Final = 50
+"""Pages fetched between two writes of the file: what an interrupted fetch loses at most."""
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """One file: its rows, their first and last opening time (ms UTC), how many are missing between them."""
+
+    file: str
+    pair: str
+    timeframe: str
+    rows: int
+    first_ms: int
+    last_ms: int
+    missing: int
+    bytes: int
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What is wrong with one file."""
+
+    file: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Say whether a backtest may believe the file."""
+        return not any(one.is_error for one in self.findings)
+
+
+class Repaired(msgspec.Struct, frozen=True):
+    """What was done to one file, and the times (ms UTC) that are still wrong or missing."""
+
+    file: str
+    changes: tuple[Change, ...]
+    left: tuple[int, ...]
+
+
+class Imported(msgspec.Struct, frozen=True):
+    """What was taken over of one file: new rows, and how many differed from what was here and stayed out."""
+
+    file: str
+    rows: int
+    differing: int
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """How many rows came of one pair, and what the file holds now."""
+
+    file: str
+    rows: int
+    total: int
+
+
+def chosen(folder: Path, pairs: Sequence[str], timeframe: str) -> list[CandleFile]:
+    """Return the files meant; a pair that has none is an error."""
+    files = [one for one in files_in(folder) if not timeframe or one.timeframe == timeframe]
+    if not pairs:
+        return files
+    known = {one.pair for one in files}
+    for pair in pairs:
+        if pair not in known:
+            raise ConfigError(f"{pair}: no candles in {folder}; it holds {', '.join(sorted(known)) or 'none'}")
+    return [one for one in files if one.pair in pairs]
+
+
+def list_files(folder: Path) -> list[Listed]:
+    """Return every file of candles with what it holds."""
+    found: list[Listed] = []
+    for one in files_in(folder):
+        times = read(one.path).times
+        lost = sum(count for _, count in holes(times, one.step_ms) if count > 0) if len(times) else 0
+        first, last = (int(times.min()), int(times.max())) if len(times) else (0, 0)
+        size = one.path.stat().st_size
+        found.append(Listed(one.path.name, one.pair, one.timeframe, len(times), first, last, lost, size))
+    return found
+
+
+def check(files: Sequence[CandleFile], *, now_ms: int) -> Iterator[Checked]:
+    """Look through the files; the others of the same folder and timeframe bear witness to the venue's outages."""
+    if not files:
+        return
+    everything = files_in(files[0].path.parent)
+    for timeframe in sorted({one.timeframe for one in files}, key=timeframe_ms):
+        times = {one.path: np.unique(read(one.path).times) for one in everything if one.timeframe == timeframe}
+        for one in (one for one in files if one.timeframe == timeframe):
+            others = [known for path, known in times.items() if path != one.path]
+            findings = inspect(read(one.path), one.step_ms, now_ms=now_ms, others=others)
+            yield Checked(one.path.name, findings)
+
+
+def mend(
+    files: Sequence[CandleFile], *, online: Callable[[CandleFile], Source] | None = None, dry: bool = False
+) -> Iterator[Repaired]:
+    """Repair files from finer ones beside them and, when ``online`` is given, from the exchange; ``dry`` writes nothing.
+
+    Finer files are mended first, so that coarser ones profit. The file as it was is kept beside it, once, as ``….orig``.
+    """
+    for one in sorted(files, key=lambda one: (one.step_ms, one.path.name)):
+        sources: list[tuple[str, Source]] = [
+            (f"{finer.timeframe} candles", from_finer(read(finer.path), finer.step_ms, one.step_ms))
+            for finer in files_in(one.path.parent)
+            if finer.pair == one.pair and finer.step_ms < one.step_ms and one.step_ms % finer.step_ms == 0
+        ]
+        if online is not None:
+            sources.append(("the exchange", online(one)))
+        mended = repair(read(one.path), one.step_ms, sources)
+        if mended.changes and not dry:
+            _keep_original(one.path)
+            write(one.path, mended.candles)
+        yield Repaired(one.path.name, mended.changes, mended.left)
+
+
+def _keep_original(path: Path) -> None:
+    kept = path.with_name(path.name + ".orig")
+    if not kept.exists():
+        try:
+            kept.hardlink_to(path)  # the file is replaced, never written in place: the link keeps the old rows
+        except OSError as error:
+            raise ConfigError(f"{kept}: the original cannot be kept: {error.strerror or error}") from error
+
+
+def import_folder(source: Path, folder: Path) -> Iterator[Imported]:
+    """Take over the files of another folder (freqtrade's layout); rows that are here already stay as they are."""
+    files = files_in(source)
+    if not files:
+        raise ConfigError(f"{source}: no files named like BTC_USDT-1h.feather or .parquet")
+    for one in files:
+        target = path_of(folder, one.pair, one.timeframe)
+        theirs = read(one.path)
+        ours = read(target) if target.is_file() else EMPTY
+        merged, added, differing = merge(ours, theirs)
+        if added:
+            write(target, merged)
+        yield Imported(target.name, added, differing)
+
+
+def merge(ours: Candles, theirs: Candles) -> tuple[Candles, int, int]:
+    """Return both, in order, ours where both have a row; how many of theirs were new, and how many differed from ours."""
+    known = {int(at): row for at, row in zip(ours.times, ours.values, strict=True)}
+    added, differing = 0, 0
+    for at, row in zip(theirs.times, theirs.values, strict=True):
+        here = known.get(int(at))
+        if here is None:
+            known[int(at)] = row
+            added += 1
+        elif not np.array_equal(here, row, equal_nan=True):
+            differing += 1
+    times = np.array(sorted(known), dtype=np.int64)
+    return Candles(times, np.stack([known[int(at)] for at in times]) if len(times) else EMPTY.values), added, differing
+
+
+async def fetch(
+    exchange: Any, folder: Path, *, pair: str, timeframe: str, since_ms: int, until_ms: int, progress: venue.Progress
+) -> Fetched:
+    """Fetch what the folder lacks of one pair before and after what it has; whatever stops it, what came is kept."""
+    step_ms = timeframe_ms(timeframe)
+    path = path_of(folder, pair, timeframe)
+    have = read(path) if path.is_file() else EMPTY
+    until_ms = until_ms // step_ms * step_ms
+    if not len(have):
+        since_ms = await venue.listed_since(exchange, pair, timeframe, since_ms)
+    ranges = venue.missing(have.times, step_ms, since_ms, until_ms)
+    whole = sum(end - begin for begin, end in ranges)
+    pages: list[Candles] = []
+    got = done = 0
+
+    def save() -> None:
+        nonlocal have
+        if pages:
+            times = np.concatenate([have.times, *(one.times for one in pages)])
+            values = np.concatenate([have.values, *(one.values for one in pages)])
+            order = np.argsort(times, kind="stable")
+            have = Candles(times[order], values[order])
+            write(path, have)
+            pages.clear()
+
+    try:
+        for begin, end in ranges:
+            async with contextlib.aclosing(
+                venue.candles(exchange, pair, timeframe, begin_ms=begin, end_ms=end, step_ms=step_ms)
+            ) as stream:
+                async for page, reached in stream:
+                    pages.append(page)
+                    got += len(page)
+                    progress(done + min(reached, end) - begin, whole)
+                    if len(pages) >= SAVE_PAGES:
+                        save()
+            done += end - begin
+            progress(done, whole)
+    finally:
+        save()
+    return Fetched(path.name, got, len(have))
+
+
+def online_source(exchange_factory: Callable[[], Any]) -> Callable[[CandleFile], Source]:
+    """Return sources that ask the exchange, for `mend`."""
+
+    def of(file: CandleFile) -> Source:
+        async def ask(begin: int, end: int) -> Candles:
+            exchange = exchange_factory()
+            try:
+                parts: list[Candles] = []
+                async for page, _ in venue.candles(
+                    exchange, file.pair, file.timeframe, begin_ms=begin, end_ms=end, step_ms=file.step_ms
+                ):
+                    parts.append(page)
+            finally:
+                await exchange.close()
+            if not parts:
+                return EMPTY
+            return Candles(np.concatenate([one.times for one in parts]), np.concatenate([one.values for one in parts]))
+
+        return lambda begin, end: asyncio.run(ask(begin, end))
+
+    return of
+
+
+def summary(changes: Iterable[Change]) -> str:
+    """Return a line that counts the changes by kind."""
+    counts: dict[str, int] = {}
+    for one in changes:
+        counts[one.what] = counts.get(one.what, 0) + 1
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items())) or "nothing to do"
+
+
+def shown(times: Sequence[int]) -> str:
+    """Return a few times for a person."""
+    more = f" and {len(times) - 3} more" if len(times) > 3 else ""
+    return ", ".join(iso(one) for one in times[:3]) + more
