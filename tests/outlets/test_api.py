@@ -351,6 +351,17 @@ async def test_a_flood_does_not_keep_a_kill_out(tmp_path: Path) -> None:
     assert daemon.commands[-1] == (Action.KILL, "api")
 
 
+async def test_a_flood_without_a_token_keeps_no_reader_out_that_shows_one(tmp_path: Path) -> None:
+    """F67: on loopback all share one address; an operator's token has a bucket of its own."""
+    async with running(tmp_path, rates=slow()) as (client, _):
+        flood = [await client.get("/api/v1/status") for _ in range(120)]
+        mine = await client.get("/api/v1/status", headers=bearer(READ))
+        forged = await client.get("/api/v1/status", headers=bearer("x" * 43))
+
+    assert {answer.status_code for answer in flood} == {200, 429}
+    assert (mine.status_code, forged.status_code) == (200, 429)
+
+
 async def test_a_client_cannot_give_itself_another_address(tmp_path: Path) -> None:
     """F67: what a header says about where a request comes from opens no fresh bucket."""
     async with running(tmp_path, rates=slow()) as (client, _):
