@@ -102,8 +102,9 @@ class Checks:
             for symbol, trade, client_id, qty in ledger.execute("select symbol, trade_id, client_id, qty from fills"):
                 self.fills.add((symbol, trade))
                 self.booked[client_id] += Decimal(qty)
-            for client_id, state in ledger.execute("select client_id, state from intents"):
-                if OrderState(state) in TERMINAL:
+            for client_id, state, stated in ledger.execute("select client_id, state, filled from intents"):
+                # Short of executions, an order is looked up again, whatever its end was: its exposure counts meanwhile.
+                if OrderState(state) in TERMINAL and self.booked[client_id] >= Decimal(stated or 0):
                     self.ended[client_id] = OrderState(state)
 
     def _on_effect(self, effect: Effect) -> None:
