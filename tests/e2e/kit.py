@@ -306,8 +306,9 @@ class Daemon:
         return self.where or (self.state_dir / "api.address").read_text().strip()
 
     def get(self, path: str) -> tuple[int, Tree]:
-        """Return status and JSON of a GET."""
-        status, body = http(f"http://{self.address}{path}")
+        """Return status and JSON of a GET, asked as the command line does: with the read token, and counted under it."""
+        token = self.state_dir / "api.read.token"
+        status, body = http(f"http://{self.address}{path}", token=token.read_text().strip() if token.is_file() else "")
         return status, dict(json.loads(body))
 
     def api(self, path: str) -> Any:
