@@ -85,6 +85,11 @@ class MarketData:
         """Return the share of the venue's request weight in use, None while its limit is not known."""
         return self._rest.quota.budget.share
 
+    @property
+    def quiet_s(self) -> float:
+        """Return for how long the venue wants quiet, seconds: until then every request waits."""
+        return self._rest.quiet_s
+
     # ------------------------------------------------------------------ rules and clock
 
     async def instruments(self, universe: Sequence[str]) -> Listed:

@@ -146,6 +146,11 @@ class Rest:
         """Return the patience that these requests obey."""
         return self._lane.quota
 
+    @property
+    def quiet_s(self) -> float:
+        """Return for how long the venue wants quiet, seconds."""
+        return self._lane.quota.wait_s
+
     async def ask(
         self,
         endpoint: str,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
@@ -28,6 +29,8 @@ RULES_HALTED_S = 60.0
 RETRY_S = 2.0
 WRONG_TIME = "-1021"
 """The venue's word for a timestamp that is not its own time."""
+QUIET_S_MAX = 5.0
+"""A pause that the venue asks for and that is longer than this is REST down."""
 FAILURES_MAX = 3
 """After so many requests in a row that failed the venue is asked at once whether it is still there."""
 DAY_NS = 86_400 * NS_PER_S
@@ -80,6 +83,7 @@ class Upkeep:
         self._clock_now = asyncio.Event()
         self._rules_now = asyncio.Event()
         self._rest_up = True
+        self._quiet = False
         self._writable = True
 
     # ------------------------------------------------------------------ comparing
@@ -95,7 +99,8 @@ class Upkeep:
                 self._rest(up=False, detail=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
-            self._rest(up=True, detail="")
+            if not self._market.quiet_s:  # in paper nothing is asked: a ban may last all the same
+                self._rest(up=True, detail="")
             try:
                 await asyncio.wait_for(self._now.wait(), RECONCILE_S)
             except TimeoutError:
@@ -136,7 +141,17 @@ class Upkeep:
             self._clock_now.clear()
 
     def look(self, *, writable: bool) -> None:
-        """Look around once a second: a ledger that cannot be written halts (F48), a clock that was set is measured now."""
+        """Look around once a second.
+
+        A ledger that cannot be written halts (F48), a clock that was set is measured now, and a venue that wants quiet for long
+        is REST down (F9): what waits for its end fails nowhere, so nobody else would tell.
+        """
+        quiet_s = self._market.quiet_s
+        if quiet_s > QUIET_S_MAX:
+            self._rest(up=False, detail=f"the exchange has told us to send nothing for another {math.ceil(quiet_s)} s")
+        elif self._quiet and not quiet_s:
+            self.hurry()  # it is over: a comparison says whether all is well again
+        self._quiet = quiet_s > 0
         if writable != self._writable:
             self._writable = writable
             detail = "" if writable else "the ledger cannot be written"

@@ -15,6 +15,7 @@ def test_f9_i11_a_restart_inside_a_ban_sends_nothing(exchange: Exchange, make_da
     until(lambda: exchange.fired(rule), what="the ban", why=daemon.tail)
     banned_ns = exchange.now_ns()
     until(lambda: list((daemon.state_dir / "bans").glob("*.json")), what="the ban on file", why=daemon.tail)
+    until(lambda: "rest_down" in daemon.api("status")["causes"], what="REST down", why=daemon.tail)
     daemon.kill9()
     daemon.start()
     until(lambda: daemon.events("venue_wants_quiet"), what="the ban on file", why=daemon.tail)

@@ -28,6 +28,7 @@ class World:
         self.events: list[Event] = []
         self.offsets: list[int] = []
         self.offset_ns = 7
+        self.quiet_s = 0.0
         self.called = asyncio.Event()
 
     def upkeep(self, *, hourly: bool = False, clock: Clock | None = None) -> Upkeep:
@@ -205,6 +206,32 @@ async def test_a_ledger_that_cannot_be_written_is_told_when_that_changes() -> No
         ("ledger", False),
         ("ledger", True),
     ]
+
+
+async def test_f9_a_long_pause_is_rest_down_until_a_comparison_after_it() -> None:
+    """What waits for the end of a ban fails nowhere: REDUCING all the same, told once; a short pause is no news."""
+    world = World()
+    chores = world.upkeep()
+    running = asyncio.create_task(chores.reconcile())
+    await world.saw(1)
+    for quiet_s in (4.0, 900.0, 899.0):
+        world.quiet_s = quiet_s
+        chores.look(writable=True)
+    links = [event for event in world.events if isinstance(event, Link)]
+    assert [(link.feed, link.up) for link in links] == [("rest", False)]
+    assert links[0].detail == "the exchange has told us to send nothing for another 900 s"
+
+    chores.hurry()
+    await world.saw(2)  # in paper a comparison asks nothing and succeeds: no reason to believe in the venue
+    await asyncio.sleep(0)
+    assert len([event for event in world.events if isinstance(event, Link)]) == 1
+    world.quiet_s = 0.0
+    chores.look(writable=True)
+    await world.saw(3)
+    await asyncio.sleep(0)
+    running.cancel()
+
+    assert [event.up for event in world.events if isinstance(event, Link)] == [False, True]
 
 
 async def test_a_clock_that_was_set_is_measured_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
