@@ -15,11 +15,11 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
+from daemon.core.books import Books
 from daemon.domain.errors import ConfigError, Fatal, Transient, Unreachable
 from daemon.domain.events import Booked, Persist, Recorded, Restored, Submit
 from daemon.domain.orders import OrderRecord
 from daemon.edge import ledger_rows as rows
-from daemon.edge.books import Books
 from daemon.edge.clock import Clock
 from daemon.edge.database import LedgerConfig, brief
 from daemon.edge.ledger_store import LedgerLost, Row, Store, Superseded, Ticket, Written
@@ -70,6 +70,7 @@ class SqlLedger:
         self._closed = False
         self._beat: asyncio.TimerHandle | None = None
         self._asked: tuple[asyncio.Future[None], float] | None = None
+        self._stalled: tuple[asyncio.Future[bool], float] | None = None
         self.lost: Fatal | None = None
         self.on_lost: Callable[[Fatal], None] | None = None
         """Told once when another instance has taken over, or the database forgot what it had confirmed."""
@@ -162,6 +163,7 @@ class SqlLedger:
             ticket.abandon()
             raise
         if not done and ticket.abandon():
+            self._stalled = work, asyncio.get_running_loop().time()
             self._log.error("ledger.commit_late", decision=submit.decision, limit_ms=COMMIT_MS_MAX)
             return False
         try:
@@ -190,7 +192,9 @@ class SqlLedger:
         """Write what is queued and close."""
         if self._closed:
             return
-        if self.lost is not None or not await self.flush(CLOSE_S_MAX):
+        if self.lost is None:
+            await self.flush(CLOSE_S_MAX)
+        if self._queue:
             self._log.error("ledger.closed_with_backlog", rows=len(self._queue))
         self._closed = True
         if self._beat is not None:
@@ -313,8 +317,9 @@ class SqlLedger:
 
     @property
     def _overdue(self) -> bool:
-        """Say whether the database has left the heartbeat without an answer for longer than two of them take."""
-        return self._asked is not None and asyncio.get_running_loop().time() - self._asked[1] > 2 * BEAT_S
+        """Say whether a heartbeat, or a commit that was given up, has been without an answer for longer than two beats."""
+        long_ago = asyncio.get_running_loop().time() - 2 * BEAT_S
+        return any(one is not None and not one[0].done() and one[1] < long_ago for one in (self._asked, self._stalled))
 
     def _again_in(self, seconds: float) -> None:
         self._beat = asyncio.get_running_loop().call_later(seconds, self._tend)
@@ -325,6 +330,8 @@ class SqlLedger:
             return
         self._again_in(BEAT_S)
         if self._asked is None:
+            if self._store.quiet:
+                return
             work = self._submit(self._store.tend)
             self._asked = work, asyncio.get_running_loop().time()
             work.add_done_callback(self._tended)

@@ -7,12 +7,12 @@ from typing import Final, NamedTuple, TypeVar
 from sqlalchemy import Connection, insert, text, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError, StatementError
 
+from daemon.core.books import Books
 from daemon.domain.errors import AlreadyRunning, ConfigError, Fatal, Transient
 from daemon.domain.events import Booked, Restored, Submit
 from daemon.domain.orders import OrderState
 from daemon.edge import crash, fence, tables
 from daemon.edge import ledger_rows as rows
-from daemon.edge.books import Books
 from daemon.edge.clock import Clock
 from daemon.edge.database import LedgerConfig, brief
 from daemon.edge.lease import Lease
@@ -150,7 +150,11 @@ class Store:
 
     def _rejoin(self) -> Connection:
         """Take the locks again after a lost connection; the epoch tells whether somebody had them meanwhile."""
-        connection = self.lease.connect()
+        self.healthy = False
+        try:
+            connection = self.lease.connect()
+        except ConfigError as error:  # in the middle of a failover, say: what would end a start is waited for here
+            raise Transient(str(error)) from error
         with connection.begin():
             self._hold(connection)
         holder = self.lease.take()
@@ -177,10 +181,13 @@ class Store:
                 "this one stops"
             )
 
+    @property
+    def quiet(self) -> bool:
+        """Say whether there is nothing to tend: a file, and the last write was fine."""
+        return self.healthy and not self._server
+
     def tend(self) -> None:
         """Say to the server that we live and see that the ledger is ours; after a failed write, try one that is harmless."""
-        if self.healthy and not self._server:
-            return
         connection = self._live()
         try:
             with connection.begin():

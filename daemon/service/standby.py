@@ -16,7 +16,7 @@ from fastapi import HTTPException
 
 from daemon.core.causes import KILL
 from daemon.core.memory import Memory
-from daemon.domain.errors import AlreadyRunning, Fatal, Transient
+from daemon.domain.errors import AlreadyRunning, ConfigError, Fatal, Transient
 from daemon.domain.events import Action, Restored
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.supervisor import Supervisor
@@ -133,6 +133,10 @@ class Standby:
         try:
             return await self._ledger.take()
         except Transient as error:
+            return str(error)
+        except ConfigError as error:
+            if not self.holder:  # wrong from the start; later it is a server in the middle of a failover
+                raise
             return str(error)
 
     def _take(self, action: Action, source: str) -> str:

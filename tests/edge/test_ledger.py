@@ -16,9 +16,10 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 from sqlalchemy.exc import OperationalError
 
+from daemon.core.books import Books, exactly
 from daemon.domain.errors import AlreadyRunning, ConfigError
 from daemon.domain.events import Booked, Flow, Persist, Recorded, Submit
 from daemon.domain.orders import (
@@ -35,12 +36,11 @@ from daemon.domain.orders import (
 )
 from daemon.edge import ledger_rows as rows
 from daemon.edge import tables
-from daemon.edge.books import Books, exactly
 from daemon.edge.clock import Clock
-from daemon.edge.database import place_of
+from daemon.edge.database import engine_of, place_of
 from daemon.edge.ledger import LedgerConfig, SqlLedger
 from daemon.edge.ledger_read import LedgerReader
-from daemon.edge.ledger_store import Ticket
+from daemon.edge.ledger_store import Superseded, Ticket
 from tests.edge.postgres import Server
 
 D = Decimal
@@ -263,6 +263,85 @@ async def test_one_intent_per_decision_and_leg(ledger: SqlLedger) -> None:
 
     assert [record.intent.client_id for record in await ledger.unfinished()] == [first.client_id]
     assert await ledger.commit(make_submit(make_intent(6), make_intent(7, decision="d6", leg=1)))
+
+
+async def test_f46_an_epoch_that_was_raised_stops_the_old_owner(ledger: SqlLedger, config: LedgerConfig) -> None:
+    """Whatever became of the locks: orders are denied and fills stay out once another instance has raised the epoch."""
+    told: list[str] = []
+    ledger.on_lost = lambda error: told.append(str(error))
+    assert await ledger.commit(make_submit(make_intent(1)))
+    engine = engine_of(config.place)
+    with engine.connect() as other, other.begin():
+        other.execute(update(tables.meta).where(tables.meta.c.key == "epoch").values(value="2"))
+    engine.dispose()
+    refused = Refused(intent=make_intent(9), check=Check.P3_COLLAR, detail="", ts_ns=5)
+    submits = (make_submit(make_intent(2)), make_submit(make_intent(3), refused=(refused,)))
+    durable = [await ledger.commit(one) for one in submits]
+    ledger.record(Booked(fill=make_fill(1, make_intent(1)), flow=None))
+
+    assert durable == [False, False]
+    assert isinstance(ledger.lost, Superseded)
+    assert not ledger.writable
+    assert len(told) == 1
+    with LedgerReader(config.place) as reader:
+        found = reader.summary()
+    assert (found.orders, found.decisions, found.refusals, found.fills) == (1, 1, 0, 0)
+
+
+async def test_f46_rows_of_an_old_owner_stay_out(ledger: SqlLedger, config: LedgerConfig) -> None:
+    """A fill that comes before any order is refused in the same way; it is the new owner's to book."""
+    engine = engine_of(config.place)
+    with engine.connect() as other, other.begin():
+        other.execute(update(tables.meta).where(tables.meta.c.key == "epoch").values(value="2"))
+    engine.dispose()
+    ledger.record(opening("1000"))
+    assert await ledger.flush(5)
+
+    assert isinstance(ledger.lost, Superseded)
+    assert ledger.backlog == 1
+    with LedgerReader(config.place) as reader:
+        assert reader.flows() == []
+
+
+async def test_one_file_in_two_state_folders_has_one_owner(file_config: LedgerConfig, tmp_path: Path) -> None:
+    """`sqlite:///file` is locked beside the file."""
+    at = place_of(f"sqlite:///{tmp_path / 'shared.db'}", folder=tmp_path, mode="paper")
+    one = await reopen(msgspec.structs.replace(file_config, at=at))
+    with pytest.raises(AlreadyRunning, match=r"shared\.db"):
+        await reopen(msgspec.structs.replace(file_config, at=at, folder=tmp_path / "b"))
+    assert await one.commit(make_submit(make_intent(1)))
+    await one.close()
+    with LedgerReader(at) as reader:
+        assert reader.summary().orders == 1
+
+
+async def test_a_disk_that_hangs_is_noticed(file_ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that was given up and does not end: not writable while it lasts (F48)."""
+    monkeypatch.setattr("daemon.edge.ledger.BEAT_S", 0.05)
+    gate = threading.Event()
+    blocker = file_ledger._submit(gate.wait)
+    assert not await file_ledger.commit(make_submit(make_intent(1)))
+    async with asyncio.timeout(10):
+        while file_ledger.writable:
+            await asyncio.sleep(0.01)
+    gate.set()
+    await blocker
+
+    assert await file_ledger.commit(make_submit(make_intent(2)))
+    assert file_ledger.writable
+
+
+async def test_after_a_fault_it_is_found_writable_without_an_order(
+    file_ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HALTED nobody commits: a harmless write of our own finds out that the disk is well again (F48)."""
+    monkeypatch.setattr("daemon.edge.ledger.BEAT_S", 0.05)
+    with locked(file_ledger.config):
+        assert not await file_ledger.commit(make_submit(make_intent(1)))
+        assert not file_ledger.writable
+    async with asyncio.timeout(10):
+        while not file_ledger.writable:
+            await asyncio.sleep(0.01)
 
 
 async def test_a_fill_is_booked_once(ledger: SqlLedger) -> None:
