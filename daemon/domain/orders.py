@@ -105,6 +105,7 @@ class Check(StrEnum):
     P8_DUPLICATE = "p8_duplicate"
     P9_SELF_TRADE = "p9_self_trade"
     P10_STALE = "p10_stale"
+    P11_MODEL = "p11_model"
     P12_FILTER = "p12_filter"
     P14_FUNDS = "p14_funds"
     P15_NOT_TRADABLE = "p15_not_tradable"

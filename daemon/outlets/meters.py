@@ -27,7 +27,7 @@ from daemon.domain.events import (
 )
 from daemon.domain.market import Malformed
 from daemon.domain.orders import Cause, Check, Fill, Intent, OrderState, OrderUpdate, Side
-from daemon.domain.signal import Targets
+from daemon.domain.signal import NoReason, Targets
 from daemon.outlets.counts import SLIPPAGE_BPS, Counts, Histogram
 
 ORDERS_REMEMBERED_MAX: Final = 10_000
@@ -39,6 +39,13 @@ STOPPED_BY: Final[Mapping[str, Check]] = {
     "backing_off": Check.A5_RATE_BUDGET,
 }
 """Which control stopped an approved order from leaving, by the code of its DENIED; any other code is ``not_sent``."""
+
+CLIPPED: Final = "clipped:"
+"""How the worker names in ``binding`` a weight that it had to bring back inside the limits."""
+_UNSOUND: Final = frozenset(
+    {NoReason.NOT_FINITE, NoReason.INFEASIBLE, NoReason.SOLVER_FAILED, NoReason.STRATEGY_RAISED}
+)
+"""Answers of strategy and solver that are refused as a whole (P11)."""
 
 _STOPS: Final = frozenset({Cause.STOP_LOSS, Cause.TRAILING_STOP, Cause.VOLATILITY_STOP})
 _ANSWERS: Final = frozenset({"send", "stream", "paper"})
@@ -203,6 +210,12 @@ class Metrics:
         self.optimize.observe(event.solve_ns / _NS)
         status = event.result.status if isinstance(event.result, Targets) else event.result.reason.value
         self.solver_status.add(status or "none")
+        if isinstance(event.result, Targets):
+            beyond = sum(one.startswith(CLIPPED) for one in event.result.binding)
+        else:
+            beyond = int(event.result.reason in _UNSOUND)
+        if beyond:
+            self.denied.add(Check.P11_MODEL.value, by=beyond)
 
     def _worker_down(self, event: WorkerDown) -> None:
         self.worker_restarts += 1

@@ -369,3 +369,15 @@ def test_p7_is_counted_when_it_trips() -> None:
     metrics.observe_effect(Alert("repeated_execution", "20 times", "BTC/USDT", T))
 
     assert metrics.denied == {("p7_repeated",): 1}
+
+
+def test_p11_what_the_strategy_got_wrong_is_counted() -> None:
+    """P11: each weight that was clipped, and each answer that was refused as a whole; a normal "no" is neither."""
+    metrics = Metrics(("BTC/USDT",), version="0.1", mode="paper")
+    clipped = Targets(
+        ("BTC/USDT", "ETH/USDT"), (0.3, 0.3), binding=("cap:BTC/USDT", "clipped:BTC/USDT", "clipped:ETH/USDT")
+    )
+    for answer in (clipped, NoDecision(NoReason.NOT_FINITE, ""), NoDecision(NoReason.NO_MODEL, "")):
+        metrics.observe_event(Decided(1, answer, 1, 1, 1, T))
+
+    assert metrics.denied == {("p11_model",): 3}
