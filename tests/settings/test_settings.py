@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from daemon.domain.errors import ConfigError, Unsafe
-from daemon.settings import Settings, config_hash, json_schema, load_settings, read_keys, redacted, verify_start
+from daemon.settings import (
+    Settings,
+    config_hash,
+    json_schema,
+    ledger_password,
+    ledger_secrets,
+    load_settings,
+    read_keys,
+    redacted,
+    verify_start,
+)
 
 REPO = Path(__file__).resolve().parents[2]
 MARKER = "MARKERkey0123456789"
@@ -160,6 +170,56 @@ def test_bad_values_are_one_line(tmp_path: Path, text: str, wanted: list[str]) -
     assert "hunter22" not in message
     if "universe" not in message and "fully_invested" not in message:
         assert "bad.toml" in message or message.startswith(("risk.", "feed.", "forecast.", "exchange."))
+
+
+@pytest.mark.parametrize("url", [f"postgresql://u:{MARKER}@h/d", f"postgresql://u@h/d?x=1&password={MARKER}"])
+def test_i18_a_password_never_lives_in_the_file(tmp_path: Path, url: str) -> None:
+    """One in the ledger's URL is refused there; in the variable it works and is shown nowhere."""
+    message = problem(tmp_path, f'[ledger]\nurl = "{url}"\n')
+    settings = load_settings([], {"BALLAST_LEDGER__URL": url, "BALLAST_LEDGER__STANDBY": "true"})
+
+    assert "ledger.password_file" in message
+    assert MARKER not in message
+    assert settings.ledger.url == url
+    assert MARKER not in json.dumps(redacted(settings))
+    assert MARKER in ledger_secrets(settings, {})
+    other = load_settings([], {"BALLAST_LEDGER__URL": url.replace(MARKER, "other"), "BALLAST_LEDGER__STANDBY": "true"})
+    assert config_hash(other) == config_hash(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "fine"),
+    [
+        ("", True),
+        ("sqlite:////var/lib/ballast/x.db", True),
+        ("postgresql://ballast@db1,db2:5433/ballast?sslmode=verify-full&target_session_attrs=read-write", True),
+        ("postgresql+psycopg:///ballast?host=/run/postgresql", True),
+        ("postgresql+asyncpg://h/d", False),
+        ("sqlite://", False),
+        ("postgres://h/d", False),
+        ("postgresql://h/d d", False),
+    ],
+)
+def test_ledger_urls(url: str, fine: bool) -> None:
+    """What libpq takes, a file, or nothing; other drivers are named as wrong."""
+    if fine:
+        assert load_settings([], {"BALLAST_LEDGER__URL": url}).ledger.url == url
+        return
+    with pytest.raises(ConfigError, match=r"ledger\.url.*postgresql://user@host/database"):
+        load_settings([], {"BALLAST_LEDGER__URL": url})
+
+
+def test_the_ledgers_password_comes_from_its_file(tmp_path: Path) -> None:
+    """Read and stripped; a file that is not there is named; all passwords that are known are kept out of logs."""
+    secret = write(tmp_path / "secret", f"{MARKER}\n")
+    settings = load_settings([], {"BALLAST_LEDGER__PASSWORD_FILE": str(secret)})
+    missing = load_settings([], {"BALLAST_LEDGER__PASSWORD_FILE": str(tmp_path / "absent")})
+
+    assert ledger_password(settings) == MARKER
+    assert ledger_secrets(settings, {"PGPASSWORD": "from-libpq"}) == [MARKER, "", "from-libpq"]
+    assert ledger_password(load_settings([], {})) == ""
+    with pytest.raises(ConfigError, match=r"ledger\.password_file.*cannot be read"):
+        ledger_password(missing)
 
 
 def test_several_problems_are_several_lines(tmp_path: Path) -> None:
