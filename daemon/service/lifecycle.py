@@ -287,6 +287,7 @@ class Service:
                 self.emit(book)
             now_ns = self._tick_clock()
             count += 1
+            self.recording.look()
             if count % FLUSH_TIMERS == 0:
                 self.recording.beat()
                 self.supervisor.job("journal", self.recording.flush())

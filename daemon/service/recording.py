@@ -17,8 +17,8 @@ from daemon.settings import Settings, config_hash, redacted
 
 log = structlog.get_logger("ballast")
 
-TRIES_MAX = 60
-"""Snapshots that failed in a row before a person is told: work in pieces ends within a second."""
+TRIES_MAX = 1_200
+"""Snapshots that failed in a row before a person is told, a minute: work in pieces ends within a second."""
 
 
 def journal_of(settings: Settings, engine: Engine, *, start_ns: int, version: str) -> Journal:
@@ -38,7 +38,7 @@ def journal_of(settings: Settings, engine: Engine, *, start_ns: int, version: st
 
 
 class Recording:
-    """Told once a second; copies the engine's state for the next segment when the open one is full."""
+    """Copies the engine's state for the next segment when the open one is full; told of every turn of the clock."""
 
     def __init__(self, journal: Journal, runner: Runner) -> None:
         """Begin with the first segment, which needs no state: the engine knows nothing yet."""
@@ -56,26 +56,30 @@ class Recording:
             if why:
                 log.error("snapshot failed", error=why, hint="the segment can be replayed with those before it only")
 
-    def beat(self) -> None:
-        """Note what the engine has produced so far, and begin the next segment when it is time: between two events."""
+    def look(self) -> None:
+        """Begin the next segment when it is time: called between two events, as often as one likes."""
         journal, runner = self._journal, self._runner
-        if journal.due and (journal.pressing or quiet(runner.engine)):
-            try:
-                journal.cut(picture_of(runner.engine), runner.effects, runner.digest)
-            except SnapshotError as error:
-                self._failed += 1
-                if self._failed == TRIES_MAX:
-                    log.error(
-                        "no snapshot", error=str(error), hint="later segments can be replayed with the first only"
-                    )
-            else:
-                self._failed = 0
-                return
-        journal.add_effects_hash(runner.effects, runner.digest)
+        if not journal.due or not (journal.pressing or quiet(runner.engine)):
+            return
+        try:
+            picture = picture_of(runner.engine)
+        except SnapshotError as error:
+            self._failed += 1
+            if self._failed == TRIES_MAX:
+                log.error(
+                    "no snapshot", error=str(error), hint="later segments can be replayed with those before them only"
+                )
+        else:
+            self._failed = 0
+            journal.cut(picture, runner.effects, runner.digest)
+
+    def beat(self) -> None:
+        """Note what the engine has produced so far."""
+        self._journal.add_effects_hash(self._runner.effects, self._runner.digest)
 
     def close(self) -> None:
         """Write the rest and close."""
-        self._journal.add_effects_hash(self._runner.effects, self._runner.digest)
+        self.beat()
         self._journal.close()
 
 

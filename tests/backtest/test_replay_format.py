@@ -13,6 +13,7 @@ from daemon.core.decisions import Decisions
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
 from daemon.domain.events import (
+    Continue,
     Decide,
     Decided,
     Effect,
@@ -21,6 +22,7 @@ from daemon.domain.events import (
     History,
     Link,
     Listed,
+    Proceed,
     Reconciled,
     Restored,
     Seed,
@@ -29,6 +31,7 @@ from daemon.domain.events import (
     WorkerUp,
 )
 from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book
+from daemon.domain.orders import Fill, Intent, OrderState, OrderUpdate, Side
 from daemon.domain.signal import Forecast, Targets
 from daemon.outlets.journal import Frame, Header, Journal, Record, read_journal
 from daemon.service.recording import Recording
@@ -54,22 +57,29 @@ class Alternating:
         """Want more of the first symbol at every other bar."""
         assert self.seeded
         odd = decide.close_ns // NS_PER_S % 2
-        weights = (0.1 + 0.05 * odd, 0.2 - 0.05 * odd)
-        mean = (0.01 * odd + 0.002 + self.bias, 0.0015)
-        forecast = Forecast(decide.symbols, 24, mean, mean, (0.1, 0.1), (0.5, 0.5), (0.2, 0.2), "test")
+        more = len(decide.symbols) - 2
+        weights = (0.1 + 0.05 * odd, 0.2 - 0.05 * odd, *(0.01 + 0.01 * ((n + odd) % 2) for n in range(more)))
+        mean = (0.01 * odd + 0.002 + self.bias, 0.0015, *[0.001] * more)
+        wide, skill, width = ((one,) * len(mean) for one in (0.1, 0.5, 0.2))
+        forecast = Forecast(decide.symbols, 24, mean, mean, wide, skill, width, "test")
         return Decided(decide.seq, Targets(decide.symbols, weights, forecast), 1, 2, 3, decide.ts_ns)
 
 
 class Session:
     """A daemon without sockets: the real runner, recorder and decoder, a market of our own making."""
 
-    def __init__(self, folder: Path, segment_bytes: int = 1 << 20, *, snapshots: bool = True) -> None:
+    def __init__(
+        self, folder: Path, segment_bytes: int = 1 << 20, *, snapshots: bool = True, symbols: tuple[str, ...] = SYMBOLS
+    ) -> None:
+        config = make_config(universe=symbols)
+        self.symbols = symbols
+        self.owed = 0
         self.journal = Journal(
             folder,
             10**9,
             start_ns=START_NS,
             code_version="test",
-            engine_json=msgspec.json.encode(CONFIG).decode(),
+            engine_json=msgspec.json.encode(config).decode(),
             segment_bytes=segment_bytes,
         )
         self.snapshots = snapshots
@@ -77,9 +87,9 @@ class Session:
         self.worker = Alternating()
         self.effects: list[Effect] = []
         self.now_ns = START_NS
-        self.ids = dict.fromkeys(SYMBOLS, 1000)
+        self.ids = dict.fromkeys(symbols, 1000)
         self.runner = Runner(
-            Engine(CONFIG),
+            Engine(config),
             decode=self.decoder.decode,
             recorder=self.journal,
             dispatch=self._dispatch,
@@ -93,19 +103,34 @@ class Session:
             self.worker.seed(effect)
         elif isinstance(effect, Decide):
             self.runner.emit(msgspec.structs.replace(self.worker.decide(effect), ts_ns=self.now_ns))
+        elif isinstance(effect, Continue):
+            self.owed += 1
+        elif isinstance(effect, Submit) and len(self.symbols) > len(SYMBOLS):
+            for approved in effect.approved:  # few symbols: the orders' fate stays open, many: they are filled
+                self._fill(approved.intent)
+
+    def _fill(self, intent: Intent) -> None:
+        name, now = intent.client_id, self.now_ns
+        base, _, quote = intent.symbol.partition("/")
+        paid = base if intent.side is Side.BUY else quote
+        fee = Decimal(0)
+        self.runner.emit(
+            Fill(intent.symbol, name, name, "1", intent.side, intent.qty, intent.limit, fee, paid, False, now, "t")
+        )
+        self.runner.emit(OrderUpdate(name, intent.symbol, OrderState.FILLED, "1", intent.qty, "", "t", now))
 
     def start(self) -> None:
         """Recover, stitch history, reconcile."""
         now = self.now_ns
         opening: list[Event] = [
             Restored(1, Decimal(0), (), (), (), "", now),
-            Listed(tuple(map(instrument, SYMBOLS)), now),
+            Listed(tuple(map(instrument, self.symbols)), now),
             Timer(now, now),
             Flow("USDT", Decimal(100_000), ours=True, detail="opening", ts_ns=now),
             Link("user", up=True, detail="", ts_ns=now),
             Link("market", up=True, detail="", ts_ns=now),
-            *(history(symbol, now, self.ids[symbol]) for symbol in SYMBOLS),
-            *(book(symbol, now) for symbol in SYMBOLS),
+            *(history(symbol, now, self.ids[symbol]) for symbol in self.symbols),
+            *(book(symbol, now) for symbol in self.symbols),
             Reconciled(ok=True, balances=(), breaks=(), external_orders=0, ts_ns=now),
             WorkerUp("test", 0, now),
         ]
@@ -115,20 +140,22 @@ class Session:
     def bar(self) -> None:
         """Let one bar pass: a trade and a book per symbol, then the timer that closes it."""
         self.now_ns += NS_PER_S
-        for symbol in SYMBOLS:
+        for symbol in self.symbols:
             self.runner.emit(book(symbol, self.now_ns))
             self.runner.on_frame(trade(symbol, self.ids[symbol], self.now_ns), self.now_ns + NS_PER_MS)
             self.ids[symbol] += 1
+            if self.owed:  # one piece of a decision between any two trades
+                self.owed -= 1
+                self.runner.emit(Proceed(self.now_ns))
+            if self.snapshots:
+                self.recording.look()
         self.runner.emit(Timer(self.now_ns + 2 * NS_PER_MS, self.now_ns + 2 * NS_PER_MS))
-        if self.snapshots:
-            self.recording.beat()
-        else:
-            self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
+        self.recording.beat()
 
 
 def history(symbol: str, now_ns: int, next_id: int) -> History:
     """Flat closed bars up to now."""
-    price = PRICES[symbol]
+    price = PRICES.get(symbol, 10.0)
     bars = tuple(
         Bar(symbol, at, at + NS_PER_S, price, price, price, price, 10**8, 1, -1, -1, BarFlag.BACKFILLED)
         for at in range(now_ns - BARS * NS_PER_S, now_ns, NS_PER_S)
@@ -138,7 +165,8 @@ def history(symbol: str, now_ns: int, next_id: int) -> History:
 
 def book(symbol: str, now_ns: int) -> Book:
     """A quote around the price."""
-    return Book(symbol, PRICES[symbol] * 0.9999, 5.0, PRICES[symbol] * 1.0001, 5.0, now_ns)
+    price = PRICES.get(symbol, 10.0)
+    return Book(symbol, price * 0.9999, 5.0, price * 1.0001, 5.0, now_ns)
 
 
 def trade(symbol: str, trade_id: int, now_ns: int) -> bytes:
@@ -146,7 +174,7 @@ def trade(symbol: str, trade_id: int, now_ns: int) -> bytes:
     name, ms = symbol.replace("/", ""), now_ns // NS_PER_MS
     return (
         f'{{"stream":"{name.lower()}@aggTrade","data":{{"e":"aggTrade","E":{ms},"s":"{name}","a":{trade_id},'
-        f'"p":"{PRICES[symbol]:.2f}","q":"0.01000000","f":{trade_id},"l":{trade_id},"T":{ms},"m":false,"M":true}}}}'
+        f'"p":"{PRICES.get(symbol, 10.0):.2f}","q":"0.01000000","f":{trade_id},"l":{trade_id},"T":{ms},"m":false,"M":true}}}}'
     ).encode()
 
 
@@ -357,6 +385,32 @@ def test_every_kept_segment_can_be_replayed(long: tuple[Path, Session, list[Path
         part.unlink()
         assert replay(folder).ok
     assert recomputed(folder).ok
+
+
+def test_decisions_in_pieces_replay_from_any_segment(tmp_path: Path) -> None:
+    """Forty symbols: a decision takes several events, trades between them; no segment begins in the middle of one."""
+    symbols = (*SYMBOLS, *(f"C{number}/USDT" for number in range(38)))
+    session = Session(tmp_path, segment_bytes=40_000, symbols=symbols)
+    session.start()
+    busy = 0
+    for _ in range(140):
+        session.bar()
+        busy += session.runner.engine.decisions.working
+        session.journal.flush_now()
+    session.journal.close()
+    parts = sorted(tmp_path.glob("*.journal"))
+    orders = [one for effect in session.effects if isinstance(effect, Submit) for one in effect.approved]
+
+    assert len(parts) >= 3
+    assert busy >= 3
+    assert len(orders) > 40
+    assert any(isinstance(one, Continue) for one in session.effects)
+    assert replay(tmp_path).digest == session.runner.digest
+    for part in parts:
+        assert replay(part).ok
+        result = recomputed(part)
+        assert result.ok, result.difference
+        assert result.decided >= 5
 
 
 def test_a_hole_is_told_and_what_follows_is_replayed(long: tuple[Path, Session, list[Path]]) -> None:
