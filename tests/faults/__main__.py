@@ -7,10 +7,11 @@ Exit code 0 when every number has a row, every row is green and every planted mu
 import argparse
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.faults.harness import Finding, campaign, load, missing
-from tests.faults.mutants import MUTANTS, prove
+from tests.faults.mutants import chosen, prove
 from tests.faults.table import OUT, line, write, write_docs
 
 AT_ONCE = 2
@@ -20,13 +21,18 @@ def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("rows", nargs="*", metavar="ROW", help="rows to run (F2, F16b, …); none: all, and the mutants")
-    parser.add_argument("--mutants", action="store_true", help="prove the planted mutants, also when rows are named")
+    parser.add_argument(
+        "--mutants",
+        nargs="*",
+        metavar="NAME",
+        help="prove the planted mutants (or those named) besides the rows named, if any",
+    )
     parser.add_argument("--no-mutants", action="store_true", help="leave them out")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="rows at the same time")
     parser.add_argument(
         "--json", type=Path, default=OUT, metavar="FILE", help="where the findings go; FILE.md beside it"
     )
-    parser.add_argument("--write-docs", action="store_true", help="renew the table in docs/faults.md")
+    parser.add_argument("--write-docs", action="store_true", help="renew the table in docs/faults.md (whole runs only)")
     parser.add_argument("--keep", action="store_true", help="keep the folders of red rows")
     parser.add_argument("--list", action="store_true", help="list the rows and run none")
     return parser.parse_args()
@@ -44,33 +50,34 @@ def main() -> int:
     if options.list:
         for one in there.values():
             print(f"{one.name:5} {one.title}: {one.expect}")
+        print(*(f"mutant {one.name}: {one.title}, by {one.row}" for one in chosen(())), sep="\n")
         return 0
     unknown = [name for name in options.rows if name not in there]
+    unknown += [name for name in options.mutants or () if not chosen([name])]
     if unknown:
-        print(f"faults: there is no row {', '.join(unknown)}; --list shows them", file=sys.stderr)
+        print(f"faults: there is no row or mutant {', '.join(unknown)}; --list shows them", file=sys.stderr)
         return 2
     began = time.monotonic()
-    chosen = [there[name] for name in options.rows] or list(there.values())
-    whole = not options.rows
-    found = (
-        []
-        if options.mutants and not options.rows
-        else campaign(chosen, at_once=options.at_once, keep=options.keep, tell=tell)
-    )
-    proofs = []
-    if not options.no_mutants and (whole or options.mutants):
+    rows = [there[name] for name in options.rows]
+    mutating = options.mutants is not None
+    whole = not options.rows and not mutating
+    if whole:
+        rows = list(there.values())
+    found = campaign(rows, at_once=options.at_once, keep=options.keep, tell=tell)
+    proofs: list[dict[str, object]] = []
+    if not options.no_mutants and (whole or mutating):
         print("\nplanted faults of ours, each must turn a row red:", flush=True)
-        proofs = [prove(mutant) for mutant in MUTANTS]
-        for proof in proofs:
-            print(
-                f"{'noticed' if proof['ok'] else 'NOT NOTICED':12} {proof['title']} by {proof['row']}: {proof['how']}",
-                flush=True,
-            )
+        with ThreadPoolExecutor(options.at_once) as pool:
+            for proof in pool.map(prove, chosen(options.mutants or ())):
+                proofs.append(proof)
+                word = "noticed" if proof["ok"] else "NOT NOTICED"
+                print(f"{word:12} {proof['title']} by {proof['row']}: {proof['how']}", flush=True)
     absent = missing() if whole else []
     red = [one.name for one in found if not one.ok]
     blind = [str(proof["name"]) for proof in proofs if not proof["ok"]]
-    write(found, proofs, options.json)
-    if options.write_docs:
+    if whole or options.json != OUT:
+        write(found, proofs, options.json)
+    if options.write_docs and whole:
         write_docs(found, proofs)
     counted = [one for one in found if not one.later]
     twice, lost = sum(one.duplicates for one in found), sum(one.orphans for one in found)

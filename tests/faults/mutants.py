@@ -5,6 +5,7 @@ They are applied by `tests.faults.launch`; nothing of them is in the product.
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +13,8 @@ import msgspec
 
 from tests.faults.harness import ROWS, load, perform
 from tests.faults.launch import fired
+
+LATE_NS: Final = 5_000_000_000
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,11 @@ class Mutant:
     title: str
     row: str
     says: str
+
+
+def chosen(names: Sequence[str]) -> tuple[Mutant, ...]:
+    """Return the mutants of these names, all of them without names."""
+    return tuple(one for one in MUTANTS if not names or one.name in names)
 
 
 def prove(mutant: Mutant) -> dict[str, object]:
@@ -95,15 +103,15 @@ _SLOPPY: list[Any] = []
 
 
 def late_fill_dropped() -> None:
-    """Forget an execution that comes while the order's fate is open."""
-    from daemon.domain.orders import Fill, OrderState
+    """Forget an execution that comes more than 5 s after its order was sent."""
+    from daemon.domain.orders import Fill
     from daemon.edge.tracker import Tracker
 
     take = Tracker.execution
 
     def forgetful(self: Tracker, fill: Fill) -> bool:
         order = self.find(fill.client_id)
-        if order is not None and order.state in {OrderState.UNKNOWN, OrderState.RESOLVING}:
+        if order is not None and fill.ts_event_ns - order.sent_ns > LATE_NS:
             fired("late_fill_dropped")
             self._trades[fill.symbol, fill.trade_id] = None
             return False
