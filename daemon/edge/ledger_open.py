@@ -6,12 +6,12 @@ from typing import Final, NamedTuple
 import msgspec
 from sqlalchemy import Connection, insert, select, update
 
+from daemon.core.books import Books
 from daemon.domain.errors import ConfigError
 from daemon.domain.events import Restored
 from daemon.domain.orders import OrderRecord, OrderState
 from daemon.edge import ledger_rows as rows
 from daemon.edge import tables
-from daemon.edge.books import Books
 from daemon.edge.database import LedgerConfig
 from daemon.edge.migrate import newer
 from risk.throttle import MINUTE_NS

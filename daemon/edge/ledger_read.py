@@ -9,12 +9,12 @@ import msgspec
 from sqlalchemy import Connection, RowMapping, Table, select
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
+from daemon.core.books import Books
 from daemon.domain.errors import ConfigError, Unreachable
 from daemon.domain.events import Flow
 from daemon.domain.orders import TERMINAL, Fill, OrderRecord
 from daemon.edge import ledger_rows as rows
 from daemon.edge import tables
-from daemon.edge.books import Books
 from daemon.edge.database import Place, brief, engine_of
 
 

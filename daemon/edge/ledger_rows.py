@@ -8,6 +8,7 @@ import msgspec
 from sqlalchemy import Connection, Insert, Row, Select, Table, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from daemon.core.books import Books, exactly
 from daemon.domain.events import Booked, Flow, Persist, Recorded, Submit
 from daemon.domain.orders import (
     TERMINAL,
@@ -23,7 +24,6 @@ from daemon.domain.orders import (
     Tif,
 )
 from daemon.edge import tables
-from daemon.edge.books import Books, exactly
 
 ZERO: Final = Decimal(0)
 VARIABLES_MAX: Final = 500

@@ -15,13 +15,13 @@ from typing import Final
 import msgspec
 import structlog
 
+from daemon.core.books import Books, exactly
 from daemon.core.breaks import DEPOSIT, EXTERNAL_TRADE, UNEXPLAINED, WITHDRAWAL
 from daemon.domain.errors import Transient
 from daemon.domain.events import Flow
 from daemon.domain.orders import OrderState, Side
 from daemon.domain.ports import Emit
 from daemon.edge.binance_account import VenueOrder, VenueTrade
-from daemon.edge.books import Books, exactly
 from daemon.edge.clock import Clock
 from daemon.edge.ledger import SqlLedger
 from daemon.edge.ownership import Break, shares

@@ -13,11 +13,11 @@ from typing import Final
 import msgspec
 import structlog
 
+from daemon.core.books import exactly
 from daemon.domain.events import Denied, Flow, Reconciled, Restored
 from daemon.domain.market import LOTS_PER_UNIT, Book, Instrument, Tick
 from daemon.domain.orders import Approved, Balance, Fill, Intent, OrderRecord, OrderState, OrderUpdate, Side, Tif
 from daemon.domain.ports import Emit
-from daemon.edge.books import exactly
 from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import SqlLedger

@@ -3,8 +3,8 @@
 from decimal import Decimal
 from typing import Final
 
+from daemon.core.books import exactly
 from daemon.domain.orders import Balance
-from daemon.edge.books import exactly
 
 ZERO: Final = Decimal(0)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.core.account import KEYS_MAX, Account
+from daemon.core.books import Books
 from daemon.domain.orders import Fill, Side
-from daemon.edge.books import Books
 
 BTC = "BTC/USDT"
 

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from daemon.core.books import Books
 from daemon.domain.errors import Transient
 from daemon.domain.events import Fault, Flow
 from daemon.domain.orders import Fill, OrderState
 from daemon.edge.binance_account import VenueTrade
-from daemon.edge.books import Books
 from daemon.edge.outcomes import Reply
 from daemon.edge.outsiders import legs
 from daemon.edge.ownership import guesses, shares
