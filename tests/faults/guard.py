@@ -239,15 +239,18 @@ def f63(trial: Trial) -> None:
 
 later(
     "F64", "features drift, regimes jump, signs flip",
-    expect="PSI and coverage alarms within N bars, turnover within P7", issue="The brain: forecasts that earn their weight",
+    expect="PSI and coverage alarms within N bars, turnover within P7",
+    issue="issue 4: The brain: forecasts that earn their weight, an optimiser and risk that hold",
 )  # fmt: skip
 later(
     "F65", "MQTT broker down, slow, flapping",
-    expect="trading unaffected, bounded outbox, status restored", issue="Service: the message bus",
+    expect="trading unaffected, bounded outbox, status restored",
+    issue="issue 5: A service people can run: Grafana, MQTT, API, web page, systemd, Docker, docs",
 )  # fmt: skip
 later(
     "F66", "commands forged, replayed, retained, expired, repeated, reordered",
-    expect="ignored and audited; a valid kill obeyed", issue="Service: the message bus",
+    expect="ignored and audited; a valid kill obeyed",
+    issue="issue 5: A service people can run: Grafana, MQTT, API, web page, systemd, Docker, docs",
 )  # fmt: skip
 
 

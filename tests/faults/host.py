@@ -9,14 +9,31 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 
-from tests.e2e.kit import NS, REPO, STOP_S, SYMBOLS, Daemon, Tree, merged, only_line, rows, suffering, toml, until
+from tests.e2e.kit import (
+    NS,
+    REPO,
+    STOP_S,
+    SYMBOLS,
+    Daemon,
+    Tree,
+    assert_same,
+    merged,
+    meta,
+    only_line,
+    rows,
+    suffering,
+    toml,
+    until,
+)
+from tests.edge.postgres import ROLE, Server
 from tests.faults.harness import UNCERTAIN, Trial, row
 from tests.faults.host_kit import (
+    INSIDE,
     RESTING,
     Switches,
     fill,
@@ -152,6 +169,65 @@ def f46(trial: Trial) -> None:
     trial.heal()
     trial.recovered()
     assert not second.ledger.exists() or rows(second.ledger, "select count(*) from intents") == [(0,)]
+
+
+@contextlib.contextmanager
+def database() -> Generator[tuple[Server, str]]:
+    """Start a private PostgreSQL; yield it and the name of an empty database."""
+    server = Server()
+    try:
+        server.start()
+        server.do(f"CREATE ROLE {ROLE} LOGIN")
+        server.do(f"CREATE DATABASE faults OWNER {ROLE}")
+        yield server, "faults"
+    finally:
+        server.close()
+
+
+def compared(trial: Trial, daemon: Daemon) -> None:
+    """Settle a daemon whose ledger lies on a server, compare it with the exchange to the last digit, and stop it."""
+    until(lambda: daemon.api("status")["unresolved"] == 0, timeout_s=60, what="every fate", why=daemon.tail)
+    daemon.settle()
+    assert_same(daemon.books, trial.exchange.truth())
+    sends = Counter(one["client_id"] for one in trial.exchange.orders_sent())
+    assert max(sends.values()) == 1, "an order was sent twice"
+    assert daemon.stop()[0] == 0
+    trial.finished = True
+
+
+@row(
+    "F46",
+    "a frozen daemon wakes up after another machine's took over (PostgreSQL)",
+    part="b",
+    expect="its INSERT fails on the fence: it sends nothing and ends with 75",
+)  # fmt: skip
+def f46b(trial: Trial) -> None:
+    with database() as (server, name):
+        trial.open()
+        url = {"url": server.url(name)}
+        first = trial.make(ledger=url).start().wait_ready()
+        trial.orders(2)
+        trial.patch(f"{INSIDE}:other_machine")
+        second = trial.make("two", ledger=url)
+        elsewhere = trial.folder / "elsewhere"
+        elsewhere.mkdir()
+        second.env["FAULTS_FOLDER"] = str(elsewhere)
+        os.kill(pid_of(first), signal.SIGSTOP)
+        trial.fire()
+        frozen_ns = trial.exchange.now_ns()
+        server.end_sessions(name)  # what the lease does after 15 s of silence
+        second.start().wait_ready()
+        trial.orders(2, since_ns=frozen_ns + NS)
+        epoch = int(meta(second.books, "epoch"))
+        os.kill(pid_of(first), signal.SIGCONT)
+        woke_ns = trial.exchange.now_ns()
+        assert gone(first) == 75, first.tail()
+        trial.orders(4, since_ns=woke_ns)
+        writers = dict(rows(second.books, "select client_id, epoch from intents"))
+        late = {one["client_id"] for one in trial.exchange.orders_sent(woke_ns)}
+        assert {int(writers[one]) for one in late} == {epoch}, "the old daemon sent an order"
+        assert int(meta(second.books, "epoch")) == epoch
+        compared(trial, second)
 
 
 # ------------------------------------------------------------------------------------------ F47: clocks
@@ -343,6 +419,43 @@ def f49c(trial: Trial) -> None:
     trial.finish()
     assert not wal.exists() or wal.stat().st_size == 0
     assert sound(daemon.ledger)
+
+
+@row(
+    "F49",
+    "PostgreSQL loses its sessions, is frozen, is cut off and restarted",
+    part="d",
+    expect="orders denied while it is away, none without a durable intent; goes on by itself",
+)  # fmt: skip
+def f49d(trial: Trial) -> None:
+    with database() as (server, name):
+        trial.open()
+        daemon = trial.make(ledger={"url": server.url(name)}).start().wait_ready()
+        trial.orders(2)
+        assert server.end_sessions(name) >= 1
+        trial.fire()
+        daemon.wait_ready()
+        trial.orders(2, since_ns=trial.exchange.now_ns())
+        with server.frozen():
+            trial.fire()
+            until(lambda: "ledger" in daemon.readiness()[1], what="a ledger that does not answer", why=daemon.tail)
+            silent_ns = trial.exchange.now_ns()
+            daemon.wait_bars(2)
+            assert trial.exchange.orders_sent(silent_ns) == [], "an order left without a durable intent"
+        daemon.wait_ready()
+        trial.orders(2, since_ns=trial.exchange.now_ns())
+        server.stop(signal.SIGKILL)
+        trial.fire()
+        until(lambda: "ledger" in daemon.readiness()[1], what="a ledger that is gone", why=daemon.tail)
+        cut_ns = trial.exchange.now_ns()
+        daemon.wait_bars(2)
+        assert trial.exchange.orders_sent(cut_ns) == [], "an order left without a durable intent"
+        server.start()
+        began = time.monotonic()
+        daemon.wait_ready()
+        trial.recover_s = time.monotonic() - began
+        trial.orders(2, since_ns=trial.exchange.now_ns())
+        compared(trial, daemon)
 
 
 @row(
