@@ -7,7 +7,8 @@ from daemon.domain.ports import Emit
 from daemon.edge.bans import Bans
 from daemon.edge.clock import Clock
 from daemon.edge.lane import Quota
-from daemon.edge.outcomes import DEFINITE, Act, Reply, error_code
+from daemon.edge.outcomes import Reply
+from daemon.edge.rejects import BINANCE, refuses_key
 
 REFUSALS_MAX: Final = 2
 """Refusals within ``WINDOW_NS`` that mean the key itself: trading halts."""
@@ -23,10 +24,13 @@ class KeyWatch(Quota):
     ----------
     emit
         Gets ``Fault("key")`` when the venue refuses the key for the second time within a minute, then once a minute.
+    venue
+        ccxt's exchange id: each venue refuses in its own words.
     """
 
-    def __init__(self, clock: Clock, emit: Emit, bans: Bans | None = None) -> None:
+    def __init__(self, clock: Clock, emit: Emit, bans: Bans | None = None, *, venue: str = BINANCE) -> None:
         super().__init__(clock, bans)
+        self.venue = venue
         self._time = clock
         self._report = emit
         self._last_ns = 0
@@ -40,8 +44,8 @@ class KeyWatch(Quota):
     def see(self, reply: Reply) -> None:
         """Read an answer's status, headers and code."""
         super().see(reply)
-        code = error_code(reply)
-        if DEFINITE.get(code) is not Act.STOP:
+        code = refuses_key(self.venue, reply)
+        if not code:
             return
         now = self._time.mono_ns()
         repeated, self._last_ns = self.refused, now

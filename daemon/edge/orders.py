@@ -102,6 +102,7 @@ class LiveVenue:
             Lane(exchange_factory(), quota=self.quota, secrets=config.secrets, on_request=config.on_request)
             for _ in range(3)
         ]
+        self.quota.venue = lanes[0].exchange.id
         self.calls = VenueCalls(send=lanes[0], cancel=lanes[1], read=lanes[2], instruments=instruments)
         # Cancels are few and must not queue; the venue's own answers still hold them back.
         cancels = self.calls.cancel_lane.exchange

@@ -14,9 +14,11 @@ from daemon.domain.orders import OrderState
 from daemon.edge.outcomes import (
     BACK_OFF_S,
     BROKEN,
+    DEFINITE,
     Act,
     Outcome,
     Reply,
+    error_code,
     first_line,
     judge_order,
     retry_after_s,
@@ -207,6 +209,25 @@ def judge(exchange_id: str, reply: Reply, *, client_id: str, error: BaseExceptio
     if not said.codes:
         return _placed(reply, said, client_id)
     return _refused(table, reply, said)
+
+
+def refuses_key(exchange_id: str, reply: Reply) -> str:
+    """Return the code of an answer that says that nobody but a person can help: key, permission or account; else "".
+
+    Understands answers to any request, not to orders alone.
+    """
+    if exchange_id == BINANCE:
+        code = error_code(reply)
+        return str(code) if DEFINITE.get(code) is Act.STOP else ""
+    if exchange_id not in VENUES or reply.status not in TELLING:
+        return ""
+    table, read = VENUES[exchange_id]
+    try:
+        said = read(reply.body)
+    except BROKEN:
+        return f"http_{reply.status}" if table.statuses.get(reply.status) is Act.STOP else ""
+    listed = (_listed(table, code) for code in said.codes)
+    return next((first_line(code) for code in listed if table.definite.get(code) is Act.STOP), "")
 
 
 def _wordless(table: Table, reply: Reply, detail: str) -> Outcome:

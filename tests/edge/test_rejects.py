@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.domain.events import Event, Fault
 from daemon.domain.orders import OrderState
 from daemon.edge.clock import Clock
+from daemon.edge.keywatch import KeyWatch
 from daemon.edge.lane import Lane, Quota
 from daemon.edge.outcomes import DEFINITE, NOT_PLACED, Act, Outcome, Reply
 from daemon.edge.reject_tables import BYBIT, COINBASE, KRAKEN, OKX, Table
-from daemon.edge.rejects import VENUES, judge
+from daemon.edge.rejects import VENUES, judge, refuses_key
 from tests.edge.foreign_kit import CLIENT_ID, SECRET, Loopback, exchange_at, limit_buy, loopback
 from tests.edge.foreign_kit import VENUES as TESTED
 
@@ -216,6 +218,52 @@ async def test_the_pause_is_the_venues_own_word() -> None:
         locked, _ = await ask("kraken", server)
 
     assert (named.retry_after_s, locked.retry_after_s) == (7.0, 900.0)
+
+
+REFUSED_KEYS = [
+    ("kraken", Reply(200, json.dumps(kraken("EAPI:Invalid key"))), "EAPI:Invalid key"),
+    ("kraken", Reply(200, json.dumps(kraken("EAccount:Invalid permissions:restricted"))), "EAccount:Invalid permissions"),
+    ("coinbase", Reply(401, "Unauthorized\n"), "http_401"),
+    ("coinbase", Reply(403, json.dumps({"error": "PERMISSION_DENIED"})), "PERMISSION_DENIED"),
+    ("bybit", Reply(200, json.dumps(bybit(33004, "Your api key has expired."))), "33004"),
+    ("okx", Reply(401, json.dumps(top("50111", "Invalid OK-ACCESS-KEY"))), "50111"),
+    ("binance", Reply(401, json.dumps({"code": -2015, "msg": "Invalid API-key, IP, or permissions."})), "-2015"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("venue", "reply", "code"), REFUSED_KEYS, ids=[f"{row[0]} {row[2]}" for row in REFUSED_KEYS])
+def test_f68_a_refused_key_is_known_in_every_venues_words(venue: str, reply: Reply, code: str) -> None:
+    """F68: the second refusal within a minute halts, whatever was asked and whoever refused; the line names the code."""
+    faults: list[Event] = []
+    watch = KeyWatch(Clock(), faults.append, venue=venue)
+    watch.see(reply)
+    assert faults == []
+    watch.see(reply)
+
+    assert [one.task for one in faults if isinstance(one, Fault)] == ["key"]
+    assert f"({code})" in str(faults[0])
+
+
+@pytest.mark.parametrize("venue", [*TESTED, "binance", "gate"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(0),
+        Reply(500, "<html>"),
+        Reply(403, "<html>access denied"),
+        Reply(429, "{}"),
+        Reply(200, "{}"),
+        Reply(200, json.dumps(kraken("EOrder:Insufficient funds"))),
+        Reply(200, json.dumps(bybit(170131))),
+        Reply(200, json.dumps(okx("51008"))),
+        Reply(200, json.dumps(coinbase("INSUFFICIENT_FUND"))),
+        Reply(503, json.dumps(top("50111"))),
+    ],
+    ids=str,
+)
+def test_f68_nothing_else_is_a_refused_key(venue: str, reply: Reply) -> None:
+    """A firewall's page, a lack of funds or an outage halts nothing by this road."""
+    assert refuses_key(venue, reply) == ""
 
 
 def test_a_venue_without_a_table_proves_nothing() -> None:
