@@ -11,6 +11,8 @@ from tests.faults.harness import LATER_MAX, NUMBERS, Finding, Row, Trial, campai
 from tests.faults.mutants import MUTANTS, chosen, prove
 
 AT_ONCE = 2
+SAMPLE = ("F3", "F31", "F57")
+"""A lost answer, a restart, a kill: about half a minute together."""
 
 
 def test_every_fault_of_the_catalogue_has_a_row() -> None:
@@ -81,10 +83,10 @@ def test_the_table_goes_into_the_page_between_its_marks(tmp_path: Path) -> None:
 
 
 def test_a_sample_of_the_matrix_is_green() -> None:
-    """The quick rows, injected into the running daemon; `make faults` takes them all."""
-    found = campaign([one for one in load().values() if one.quick], at_once=AT_ONCE)
+    """A few rows, injected into the running daemon; `make faults` takes them all."""
+    rows = load()
+    found = campaign([rows[name] for name in SAMPLE], at_once=AT_ONCE)
 
-    assert len(found) >= 3
     assert [(one.name, one.detail) for one in found if not one.ok] == []
     assert sum(one.duplicates + one.orphans for one in found) == 0
 
