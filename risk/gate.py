@@ -169,7 +169,17 @@ class Gate:
         except ArithmeticError as error:  # a NaN or an overflow that no check foresaw: unknown means deny
             return Refused(intent, Check.UNKNOWN_INPUT, f"arithmetic failed: {type(error).__name__}", now_ns)
         self._throttle.take(now_ns)
+        before_ns = self._fresh_until(intent, batch)
+        if before_ns < intent.expires_ns:
+            intent = msgspec.structs.replace(intent, expires_ns=before_ns)
         return Approved(intent=intent, ts_ns=now_ns)
+
+    def _fresh_until(self, intent: Intent, batch: _Batch) -> int:
+        """Return until when what the order was judged on is fresh enough: it leaves by then or never (P10, I6), ns UTC."""
+        market, limits = batch.view.markets[intent.symbol], self._limits
+        if intent.exit:
+            return market.ref_ns + limits.exit_price_age_ns
+        return max(market.frame_ns, market.confirmed_ns) + limits.max_age_ms * NS_PER_MS
 
     def _reserve(self, intent: Intent, batch: _Batch) -> None:
         if intent.side is Side.BUY:

@@ -104,7 +104,7 @@ def _under(**rules: object) -> GateView:
 def _judge(intent: Intent, view: GateView = VIEW, limits: Limits = LIMITS) -> Check | None:
     """The refusing check, None when approved."""
     (verdict,) = Gate(limits, UNIVERSE).judge([intent], view)
-    assert verdict.intent is intent
+    assert verdict.intent.client_id == intent.client_id
     assert verdict.ts_ns == view.now_ns
     if isinstance(verdict, Approved):
         return None
@@ -247,6 +247,23 @@ def test_p10_data_must_be_fresh_or_confirmed() -> None:
     assert _judge(_intent(), _at(frame_ns=old)) is Check.P10_STALE
     assert _judge(_intent(), _at(frame_ns=old, confirmed_ns=NOW - NS_PER_S)) is None
     assert _judge(_intent(), _at(frame_ns=NOW + NS_PER_S)) is Check.P10_STALE
+
+
+@given(age_ms=st.integers(0, 3000), confirmed_ms=st.integers(0, 3000), exit_age_ms=st.integers(0, 10_000))
+def test_i6_an_order_leaves_while_its_data_is_fresh_or_never(age_ms: int, confirmed_ms: int, exit_age_ms: int) -> None:
+    """P10 holds at the byte, not only here: what waits longer than the data stays fresh is too old to be sent."""
+    market = _at(
+        frame_ns=NOW - age_ms * NS_PER_MS,
+        confirmed_ns=NOW - confirmed_ms * NS_PER_MS,
+        ref_ns=NOW - exit_age_ms * NS_PER_MS,
+    )
+    (entry, closing) = Gate(LIMITS, UNIVERSE).judge([_intent(), _exit()], market)
+    ttl_ms = LIMITS.order_ttl_ns // NS_PER_MS
+
+    assert isinstance(entry, Approved)
+    assert isinstance(closing, Approved)
+    assert entry.intent.expires_ns == NOW + min(ttl_ms, 3000 - min(age_ms, confirmed_ms)) * NS_PER_MS
+    assert closing.intent.expires_ns == NOW + min(ttl_ms, 10_000 - exit_age_ms) * NS_PER_MS
 
 
 def test_p10_book_clock_link_and_freeze() -> None:
