@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from daemon.domain.errors import Transient
 from daemon.domain.events import Link
 from daemon.domain.ports import Emit
 from daemon.edge.clock import Clock
@@ -126,6 +127,8 @@ class DeadMan:
                 )
         except TimeoutError:
             return f"no answer within {patience_s:.0f} s"
+        except Transient as error:  # the venue wants quiet for longer than anybody here waits
+            return str(error)
         return "" if self._confirmed(answer) else answer.error or f"answered {first_line(answer.reply.body)[:80]!r}"
 
     def _confirmed(self, answer: Answer) -> bool:

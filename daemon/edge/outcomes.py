@@ -78,7 +78,6 @@ DEFINITE: Final[Mapping[int, Act]] = {
     -1106: Act.NONE,
     -1108: Act.NONE,
     -1111: Act.RELOAD,  # precision
-    -1112: Act.NONE,
     -1114: Act.NONE,
     -1115: Act.NONE,
     -1116: Act.NONE,

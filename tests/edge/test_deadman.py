@@ -173,6 +173,27 @@ async def test_a_lost_answer_is_a_failure(fault: str) -> None:
     assert it.links[0] is False
 
 
+async def test_a_ban_is_a_failure_and_its_end_is_noticed() -> None:
+    """F9, A3: while the venue wants quiet nothing is sent and nobody is protected: that is told, not waited out in silence."""
+    async with loopback() as server:
+        server.says(ACCEPTED["kraken"])
+        quota = Quota(Clock(), patience_s=0.01)
+        quota.pause(0.3)
+        lane = Lane(exchange_at("kraken", server.url), quota=quota, secrets=(SECRET,))
+        events: list[Event] = []
+        man = DeadMan(lane, emit=events.append, clock=Clock(), refresh_s=(0.01, 0.02))
+        task = asyncio.get_running_loop().create_task(man.run())
+        await until(lambda: events)
+        asked, told = len(server.asked), events[0]
+        await until(lambda: man.armed)
+        task.cancel()
+        await asyncio.wait({task})
+
+    assert isinstance(told, Link)
+    assert (asked, told.up) == (0, False)
+    assert "send nothing" in told.detail
+
+
 async def test_orders_of_others_are_never_cancelled_by_it() -> None:
     """T3: the venue's timer knows no client ids, so it is off while somebody else's orders rest, and a person is told."""
     async with switch("kraken", ACCEPTED["kraken"]) as it:

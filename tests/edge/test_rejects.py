@@ -311,6 +311,18 @@ def test_no_definite_code_is_one_that_ccxt_doubts(venue: str) -> None:
     assert (doubted, unheard) == (set[str](), set[str]())
 
 
+def test_no_definite_code_of_binance_is_one_that_ccxt_doubts() -> None:
+    """The same for Binance, whose table lies beside its reader; each code is one that ccxt has heard of."""
+    exceptions = ccxt.binance().exceptions
+    known = {**exceptions["exact"], **exceptions["spot"]["exact"]}
+    codes = {str(code) for code in (*DEFINITE, *NOT_PLACED)}
+
+    assert {
+        code for code in codes & known.keys() if issubclass(known[code], UNSURE) and not issubclass(known[code], SURE)
+    } == set()
+    assert codes - known.keys() <= {"-1105", "-1118", "-1119"}  # of the venue's own list
+
+
 @pytest.mark.parametrize("table", [KRAKEN, COINBASE, BYBIT, OKX])
 def test_a_code_means_one_thing(table: Table) -> None:
     """No code is definite and something else; turned-away requests ask for a pause or a better clock."""
