@@ -15,7 +15,7 @@ from daemon.core.engine import Engine
 from daemon.core.pack import pack
 from daemon.core.run import Runner
 from daemon.core.snapshot import freeze, pieces
-from daemon.core.snapshot_restore import restore
+from daemon.core.snapshot_restore import difference, restore
 from daemon.domain.events import Decide, Decided, Effect, Event, Listed, Seed, Submit, Timer, WorkerUp
 from daemon.domain.market import Book, Ignored, Malformed, Tick
 from daemon.domain.orders import Intent
@@ -146,8 +146,12 @@ class Tape:
         self._check(EffectsHash(opened.effects, opened.digest))
         if self.difference:
             self.difference = f"records before it are missing: {self.difference}"
-        elif b"".join(parts) != b"".join(pieces(freeze(self.runner.engine))):
-            self.difference = "the engine's state is another than was recorded, though its effects are the same"
+            return
+        ours = list(pieces(freeze(self.runner.engine)))
+        if ours != parts and (where := difference(ours, parts)):
+            self.difference = (
+                f"the engine's state is another than was recorded, though its effects are the same: {where}"
+            )
 
     def same_effects(self, opened: Opened) -> bool:
         """Return whether as many effects with the same hash were recorded."""

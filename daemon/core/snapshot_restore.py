@@ -7,6 +7,7 @@ snapshot of classes that hold other attributes or fields than this code's is ref
 
 from collections import Counter, deque
 from collections.abc import Iterable
+from math import isnan
 from typing import Final, cast
 
 import msgspec
@@ -32,7 +33,7 @@ from daemon.core.snapshot_values import (
 
 Classes = list[tuple[type, tuple[str, ...]]]
 Node = Filled | Contained | Numbers
-DETAIL_CHARS_MAX: Final = 200
+DETAIL_CHARS_MAX: Final = 400
 _DECODER = msgspec.msgpack.Decoder(list[Entry])
 
 
@@ -47,11 +48,60 @@ def restore(engine: Engine, parts: Iterable[bytes]) -> None:
     try:
         nodes, classes = _read(parts)
         _Filler(engine, nodes, classes).run()
-    except SnapshotError:
-        raise
     except (msgspec.DecodeError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        what = " ".join(str(error).split())[:DETAIL_CHARS_MAX]
-        raise SnapshotError(f"it does not fit this code: {type(error).__name__}: {what}") from error
+        raise _in_one_line(error) from error
+
+
+def _in_one_line(error: Exception) -> SnapshotError:
+    """Return what is wrong, in one line whatever stands in the snapshot."""
+    what = " ".join(str(error).split())[:DETAIL_CHARS_MAX]
+    if isinstance(error, SnapshotError):
+        return SnapshotError(what)
+    return SnapshotError(f"it does not fit this code: {type(error).__name__}: {what}")
+
+
+def difference(ours: Iterable[bytes], theirs: Iterable[bytes]) -> str:
+    """Return where two snapshots of one configuration first differ ("Market.book"), "" when they say the same.
+
+    Numbers are compared as numbers: a live event may have held 0 where the recorded one was read back as 0.0.
+
+    Raises
+    ------
+    SnapshotError
+        If one of them is not whole, or of classes that are not there.
+    """
+    try:
+        mine, classes = _read(ours)
+        yours, others = _read(theirs)
+    except (msgspec.DecodeError, LookupError, TypeError, ValueError) as error:
+        raise _in_one_line(error) from error
+    if classes != others:
+        return "the classes it is made of"
+    for one, other in zip(mine, yours, strict=False):
+        if isinstance(one, Filled) and isinstance(other, Filled) and one.cls == other.cls:
+            cls, names = classes[one.cls]
+            for name, a, b in zip(one.names or names, one.values, other.values, strict=True):
+                if not _alike(a, b):
+                    return f"{cls.__qualname__}.{name}"
+        elif not _alike(msgspec.to_builtins(one), msgspec.to_builtins(other)):
+            return type(one).__name__.lower()
+    return "" if len(mine) == len(yours) else "how many objects there are"
+
+
+def _alike(one: object, other: object) -> bool:
+    if one == other:
+        return True
+    match one, other:
+        case ["S", int() as a, bytes() as mine], ["S", int() as b, bytes() as theirs]:
+            return a == b and _alike(msgspec.msgpack.decode(mine), msgspec.msgpack.decode(theirs))
+        case list(), list():
+            return len(one) == len(other) and all(map(_alike, one, other))
+        case dict(), dict():
+            return one.keys() == other.keys() and all(_alike(one[key], other[key]) for key in one)
+        case float(), float():
+            return isnan(one) and isnan(other)
+        case _:
+            return False
 
 
 def _read(parts: Iterable[bytes]) -> tuple[list[Node], Classes]:

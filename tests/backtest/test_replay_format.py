@@ -523,7 +523,9 @@ def test_state_that_differs_without_an_effect_is_found(long: tuple[Path, Session
     next((folder / "third").iterdir()).replace(target / parts[0].name)
     result = replay(target)
 
-    assert different(result).startswith("the engine's state is another than was recorded")
+    line = different(result)
+    assert line.startswith("the engine's state is another than was recorded")
+    assert line.endswith(": Market.book")
     assert verdicts(result)[:3] == ["equal", "differs", "equal"]
     assert session.runner.effects == result.effects
 
