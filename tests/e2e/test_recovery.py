@@ -10,8 +10,8 @@ from tests.e2e.kit import Daemon, Exchange, assert_same, meta, only_line, rows, 
 
 def crash_while(daemon: Daemon, exchange: Exchange, action: str, **rule: object) -> set[str]:
     """Let orders meet a fault, end the process without warning; return the client ids that were caught in it."""
+    since_ns = exchange.now_ns()  # before the fault: on a crowded machine it may be met at once
     number = exchange.fault("POST /api/v3/order", action, times=3, **rule)
-    since_ns = exchange.now_ns()
     until(lambda: exchange.fired(number) >= 2, timeout_s=40, what="orders to be caught", why=daemon.tail)
     daemon.kill9()
     exchange.heal()

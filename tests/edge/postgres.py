@@ -102,6 +102,32 @@ class Server:
             time.sleep(0.02)
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
+    def replica(self) -> "Server":
+        """Return a running server that follows this one, which waits for it at every commit from now on."""
+        other = Server.__new__(Server)
+        other._binaries, other._as, other.process = self._binaries, self._as, None
+        other.folder = Path(tempfile.mkdtemp(prefix="ballast-pg-"))
+        if self._as:
+            shutil.chown(other.folder, OWNER, OWNER)
+        other.data, other.log = other.folder / "data", other.folder / "log"
+        source = f"postgresql://{OWNER}@127.0.0.1:{self.port}/?application_name=follower"
+        other._do("pg_basebackup", "-D", other.data, "-d", source, "-R", "-c", "fast", "--no-sync")
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            other.port = int(taken.getsockname()[1])
+        other.start()
+        self.do("ALTER SYSTEM SET synchronous_standby_names = 'follower'")
+        self.do("SELECT pg_reload_conf()")
+        deadline = time.monotonic() + START_S
+        while not self.do("SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"):
+            assert time.monotonic() < deadline, other.log.read_text()
+            time.sleep(0.02)
+        return other
+
+    def promote(self) -> None:
+        """Make a replica the primary."""
+        self.do("ALTER SYSTEM SET synchronous_standby_names = ''")
+        assert self.do("SELECT pg_promote()") == [(True,)]
+
     def close(self) -> None:
         """End it and remove everything."""
         self.stop()

@@ -386,6 +386,41 @@ async def test_f49_a_server_that_forgot_ends_the_daemon(
     assert "start again" in str(ledger.lost)
 
 
+async def test_f49_a_failover_is_followed(config: LedgerConfig, tmp_path: Path) -> None:
+    """The primary dies and its replica is promoted: denied meanwhile, then it goes on there, with everything it had."""
+    primary = Server().start()
+    replica = None
+    try:
+        replica = await asyncio.to_thread(primary.replica)
+        url = (
+            f"postgresql://postgres@127.0.0.1:{primary.port},127.0.0.1:{replica.port}/?target_session_attrs=read-write"
+        )
+        one = await reopen(msgspec.structs.replace(config, at=place_of(url, folder=tmp_path, mode="live")))
+        one.record(opening("1000"))
+        number = await committed(one, 1)
+        assert await one.flush(LIMIT_S)
+        await asyncio.to_thread(primary.stop, signal.SIGKILL)
+        assert not await one.commit(make_submit(make_intent(100)))
+        one.record(opening("10"))
+        assert not one.writable
+        await asyncio.to_thread(replica.promote)
+        later = await committed(one, 101)
+        assert await one.flush(LIMIT_S)
+        names = {record.intent.client_id for record in await one.unfinished()}
+        books = await one.books()
+        await one.close()
+        with LedgerReader(one.config.place) as reader:
+            cash = reader.books().cash
+    finally:
+        primary.close()
+        if replica is not None:
+            replica.close()
+
+    assert names == {make_intent(number).client_id, make_intent(later).client_id}
+    assert books.cash == cash == 1010
+    assert one.lost is None
+
+
 async def test_a_frozen_machine_loses_its_lease(
     config: LedgerConfig, elsewhere: LedgerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
