@@ -100,7 +100,7 @@ class Markets:
         too_late: dict[int, None] = {}
         for place, tick in enumerate(outcome.ready):
             market.last = tick.price
-            market.last_ns = now_ns
+            market.last_ns = tick.ts_recv_ns  # what was held back is no fresher for having waited
             repaired = place < outcome.repaired
             apply = market.builder.on_repaired if repaired else market.builder.on_tick
             late = market.builder.late

@@ -429,3 +429,18 @@ def test_a_symbol_whose_bar_a_decision_could_not_wait_for_is_frozen() -> None:
 
     assert driver.engine.state.fresh(driver.engine.state.markets[ETH])
     assert [ask.frozen for ask in asked] == [(False, True)]
+
+
+def test_trades_held_back_for_a_repair_that_fails_are_no_fresher_for_it() -> None:
+    """I6: an exit's reference price was taken for new when the wait for a lost trade ended (simulation, seed 2035)."""
+    driver = Driver().start()
+    driver.now_ns += NS_PER_S
+    driver.tick("BTC/USDT", skip=1)
+    heard_ns = driver.now_ns
+    driver.timer(11_000)
+    driver.send(Repair("BTC/USDT", driver.ids["BTC/USDT"] - 2, driver.ids["BTC/USDT"] - 2, (), False, "no", driver.now_ns))
+    market = driver.engine.state.markets["BTC/USDT"]
+
+    assert all_of(driver.effects, Alert)[-1].code in {"trades_lost", "stale_feed"}
+    assert market.last > 0
+    assert market.priced_ns == heard_ns

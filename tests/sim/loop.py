@@ -182,8 +182,8 @@ class SimLoop(asyncio.SelectorEventLoop):
             raise StuckError("nothing is scheduled: every task waits for something that cannot come")
         while later and later[0][0] <= clockwork.now_ns:
             handle = heappop(later)[2]
-            if not handle._cancelled:
-                now.append(handle)
+            if not handle._cancelled and (not self.dead or handle._context.get(SIDE, "world") not in self.dead):
+                now.append(handle)  # a dead process has no timers
         for _ in range(len(now)):
             handle = now.popleft()
             if handle._cancelled:

@@ -22,6 +22,8 @@ RESUMED_S = 60.0
 """I16: so long after the last fault normal trading has resumed."""
 PROVEN_S = 100.0
 """And so long after it the fate of every order is known: NEVER_PLACED takes 75 s."""
+QUIET_POLLS = 20
+"""Half seconds for which trading may be on its way back at the end of that minute."""
 CANCELLED_S = 5.0
 QUIET_S = 40.0
 BUGS = frozenset({"task failed", "job failed", "ledger.row_refused", "reconcile.second_writer"})
@@ -144,7 +146,11 @@ async def _heal(world: World, checks: Checks) -> None:
     if engine.state.causes.latched() or engine.state.paused:
         world.command(Action.RESUME)
         await world.sleep(2.0)
-    if engine.state.trading is not TradingState.ACTIVE:
+    for _ in range(QUIET_POLLS):  # at any one moment a thin market may just have been silent for three seconds
+        if engine.state.trading is TradingState.ACTIVE:
+            break
+        await world.sleep(0.5)
+    else:
         checks.fail("I16", f"{engine.state.trading} {engine.state.causes.names} a minute after the last fault")
     await world.sleep(PROVEN_S - RESUMED_S)
     engine = _engine(world)
