@@ -14,6 +14,7 @@ from daemon.edge.clock import Clock
 from daemon.edge.market import MarketData
 from daemon.edge.rest import Rest, make_exchange
 from daemon.service.lifecycle import Service
+from daemon.service.place import ledger_problems
 from daemon.service.training import TrainingFailed
 from daemon.service.training import train as train_model
 from daemon.service.venues import check_key, hasty
@@ -84,8 +85,9 @@ async def _market(settings: Settings, stack: contextlib.AsyncExitStack) -> Marke
 
 
 def check(settings: Settings, online: bool) -> list[str]:
-    """Return what would stop a start, one line each; with ``online`` the exchange is asked too."""
+    """Return what would stop a start, one line each; with ``online`` the ledger's server and the exchange are asked too."""
     problems = [f"risk.{line}" for line in limits(settings).validate()]
+    problems += ledger_problems(settings) if online else []
     if not online or problems:
         return problems
 
