@@ -58,6 +58,7 @@ PAUSE_NS = 10 * NS_PER_S
 """Away for longer than this (a suspended machine), ledger and venue are compared before exposure may grow (F45)."""
 WOUND_UP = frozenset({Cause.FLATTEN, Cause.DRAWDOWN})
 DEAD_MAN = "deadman"
+FIREWALL = "firewall"
 """The link to the venue's own dead-man switch: its loss is told, and nothing else (A3)."""
 STALE_SHARE = 5
 """More than one in this many symbols stale is a reason not to be ready."""
@@ -145,6 +146,8 @@ class Engine:
                 hit = self.state.stops.on_price(event.symbol, self.markets.believed, event.ts_ns)
                 return effects if hit is None else effects + self.exits.stop(hit) + self._persist()
             case Link():
+                if event.feed == FIREWALL:  # told, and no state: the next request shows whether it is gone
+                    return (Alert(FIREWALL, event.detail, "", event.ts_ns),)
                 self.state.links[event.feed] = event.up
                 if event.feed == DEAD_MAN and not event.up:
                     return (Alert("dead_man_down", event.detail, "", event.ts_ns),)

@@ -2,17 +2,19 @@
 
 from typing import Final
 
-from daemon.domain.events import Fault
+from daemon.domain.events import Fault, Link
 from daemon.domain.ports import Emit
 from daemon.edge.bans import Bans
 from daemon.edge.clock import Clock
-from daemon.edge.lane import Quota
+from daemon.edge.lane import Quota, firewalled
 from daemon.edge.outcomes import Reply
 from daemon.edge.rejects import BINANCE, refuses_key
 
 REFUSALS_MAX: Final = 2
 """Refusals within ``WINDOW_NS`` that mean the key itself: trading halts."""
 WINDOW_NS: Final = 60_000_000_000
+FIREWALL: Final = "firewall"
+"""Name of the link whose loss is told when a web firewall answers (F10)."""
 TASK: Final = "key"
 """Name of the fault; the engine halts for it with the cause ``key_refused``."""
 
@@ -44,6 +46,8 @@ class KeyWatch(Quota):
     def see(self, reply: Reply) -> None:
         """Read an answer's status, headers and code."""
         super().see(reply)
+        if firewalled(reply):
+            self._report(Link(FIREWALL, False, f"403 and a page: {reply.body.strip()[:80]!r}", self._time.now_ns()))
         code = refuses_key(self.venue, reply)
         if not code:
             return

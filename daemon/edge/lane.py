@@ -176,6 +176,8 @@ class Quota:
             self.refusals += 1
             default = BAN_S if reply.status == 418 else BACK_OFF_S
             self.pause(retry_after_s(reply.headers, default=default))
+        elif firewalled(reply):
+            self.pause(retry_after_s(reply.headers, default=BACK_OFF_S))
 
     def pause(self, seconds: float) -> None:
         """Let nothing leave for so long; a longer pause in force stays."""
@@ -305,6 +307,11 @@ class Lane:
         if call is not None:
             call.reply = Reply(status=code, body=body, headers=dict(headers))
         return body.strip()
+
+
+def firewalled(reply: Reply) -> bool:
+    """Say whether a page of a web firewall came instead of the venue's own answer (F10): it wants quiet, as 429 does."""
+    return reply.status == 403 and not reply.body.lstrip().startswith("{")
 
 
 def outcome_of(reply: Reply, refused: str) -> str:
