@@ -16,6 +16,7 @@ from daemon.core.pack import pack
 from daemon.core.run import Runner
 from daemon.core.snapshot import freeze, pieces
 from daemon.core.snapshot_restore import difference, restore
+from daemon.core.snapshot_values import SnapshotError
 from daemon.domain.events import Decide, Decided, Effect, Event, Listed, Seed, Submit, Timer, WorkerUp
 from daemon.domain.market import Book, Ignored, Malformed, Tick
 from daemon.domain.orders import Intent
@@ -123,7 +124,10 @@ class Tape:
         restore(engine, parts)
         if self._shadow is not None:
             restore(self._shadow, parts)
-        self.runner.resume(opened.effects, opened.digest)
+        try:
+            self.runner.resume(opened.effects, opened.digest)
+        except ValueError:
+            raise SnapshotError("the hash of the effects before it is no hash") from None
         state = engine.state
         known = tuple(market.instrument for market in state.markets.values() if market.instrument is not None)
         self._decoder.observe(Listed(known, state.now_ns))

@@ -274,6 +274,8 @@ RECORDS = (
     OrderUpdate("b", BTC, OrderState.FILLED, "7", SMALL, "é", "send", NOW),
     journal.EffectsHash(1, "ab"),
     journal.Lost(1, "full"),
+    journal.Piece(b"\x90"),
+    journal.Opened(1, "ab"),
     journal.Wide(msgspec.json.encode(Timer(NOW, NOW))),
 )
 wides = broken_bytes({"type": "Timer", "ts_ns": 1, "exchange_ns": 2}).map(journal.Wide)
