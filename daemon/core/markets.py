@@ -32,6 +32,8 @@ TRADELESS_AGES = 10
 """The same for one whose book moves but that has not traded: its trades alone may have been lost."""
 SPREAD_MAX = 0.5
 """A book whose sides are further apart than this part of its mid says nothing about the price."""
+BACKLOG_NS = 250_000_000
+"""Trades that came no longer ago than this, and late, are a backlog that is still being read (F22)."""
 MEND_BARS_MAX = 50
 """Most closed bars of one symbol that are fetched anew after one repair; a longer hole is stitched from candles anyway."""
 
@@ -50,6 +52,7 @@ class Markets:
         self.up_ns = 0
         self.frame_ns = 0
         self.synced = False
+        self.newest: Tick | None = None
         self.believed = 0.0
         """Price of the newest tick, 0.0 when that tick was refused, seen before or not yet believed: stops are judged by it."""
 
@@ -60,6 +63,7 @@ class Markets:
         market = self._markets[tick.symbol]
         market.frame_ns = tick.ts_recv_ns
         market.ticks += 1
+        self.newest = tick
         outcome = market.continuity.accept(tick)
         if outcome is not None:
             self.believed = _believe(market, tick, outcome)
@@ -265,6 +269,7 @@ class Markets:
             return NONE
         effects: list[Effect] = []
         config = self._config
+        behind = self._behind(event)
         for market in self._markets.values():
             book = market.book
             if book is not None and market.last_ns - book.ts_recv_ns > config.max_age_ns:
@@ -281,10 +286,21 @@ class Markets:
                     if event.ts_ns - market.gap_ns > 2 * config.repair_timeout_ns:
                         effects.extend(self._give_up(market, event.ts_ns))
                 else:
-                    effects.extend(self._pass_time(market, event))
+                    effects.extend(self._pass_time(market, event, behind=behind))
         return tuple(effects) if effects else NONE
 
-    def _pass_time(self, market: Market, event: Timer) -> list[Effect]:
+    def _behind(self, event: Timer) -> bool:
+        """Say whether trades are being read that waited longer than the grace: what belongs before them may still come.
+
+        After the loop was busy, time must not close bars whose trades lie in the socket.
+        """
+        newest = self.newest
+        if newest is None or event.ts_ns - newest.ts_recv_ns > BACKLOG_NS:
+            return False
+        offset_ns = event.exchange_ns - event.ts_ns
+        return newest.ts_recv_ns + offset_ns - newest.ts_event_ns > self._config.grace_ns
+
+    def _pass_time(self, market: Market, event: Timer, *, behind: bool) -> list[Effect]:
         """Close by time what a live, current symbol did not close by trades; ask REST about a silent one.
 
         Since the stream came (back) up, a trade in order or REST's word must have proved that none was missed.
@@ -294,6 +310,8 @@ class Markets:
         proven_ns = max(market.last_ns, market.confirmed_ns)
         due = market.builder.due(event.exchange_ns, config.grace_ns)
         effects: list[Effect] = []
+        if due and behind:
+            return effects
         if due and age_ns <= config.max_age_ns and proven_ns >= self.up_ns:
             closed = market.builder.on_time(event.exchange_ns, config.grace_ns)
             effects = self._closed(market, closed, event.ts_ns)

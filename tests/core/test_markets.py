@@ -126,6 +126,21 @@ def test_what_the_decoder_refused_is_counted() -> None:
     assert driver.engine.markets.rejected[RejectReason.BROKEN_JSON] == 1
 
 
+def test_time_closes_no_bar_while_a_backlog_is_read() -> None:
+    """F22: after the loop was busy the trades of a bar that is over still lie in the socket; they count."""
+    driver = Driver().start()
+    open_ns = driver.now_ns // driver.config.bar_ns * driver.config.bar_ns
+    end_ns = open_ns + driver.config.bar_ns
+    driver.now_ns = end_ns + 2 * driver.config.grace_ns
+    driver.send(trade(driver, driver.ids[BTC], 40_000.0, event_ns=open_ns + NS_PER_MS))
+    early = all_of(driver.timer(), BarClosed)
+    driver.send(trade(driver, driver.ids[BTC] + 1, 40_000.0, event_ns=end_ns - NS_PER_MS))
+    late = all_of(driver.send(trade(driver, driver.ids[BTC] + 2, 40_000.0, event_ns=end_ns)), BarClosed)
+
+    assert [one for one in early if one.bar.symbol == BTC] == []
+    assert [one.bar.trades for one in late if one.bar.symbol == BTC] == [2]
+
+
 # ---------------------------------------------------------------------- links
 
 
