@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.faults.harness import Finding, campaign, load, missing
 from tests.faults.mutants import chosen, prove
-from tests.faults.table import OUT, line, write, write_docs
+from tests.faults.table import OUT, Proof, line, merged, write, write_docs
 
 AT_ONCE = 2
 
@@ -30,9 +30,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-mutants", action="store_true", help="leave them out")
     parser.add_argument("--at-once", type=int, default=AT_ONCE, help="rows at the same time")
     parser.add_argument(
-        "--json", type=Path, default=OUT, metavar="FILE", help="where the findings go; FILE.md beside it"
+        "--json", type=Path, default=OUT, metavar="FILE", help="where the findings go; rows run alone replace their own"
     )
-    parser.add_argument("--write-docs", action="store_true", help="renew the table in docs/faults.md (whole runs only)")
+    parser.add_argument("--write-docs", action="store_true", help="renew the table in docs/faults.md")
     parser.add_argument("--keep", action="store_true", help="keep the folders of red rows")
     parser.add_argument("--list", action="store_true", help="list the rows and run none")
     return parser.parse_args()
@@ -64,7 +64,7 @@ def main() -> int:
     if whole:
         rows = list(there.values())
     found = campaign(rows, at_once=options.at_once, keep=options.keep, tell=tell)
-    proofs: list[dict[str, object]] = []
+    proofs: list[Proof] = []
     if not options.no_mutants and (whole or mutating):
         print("\nplanted faults of ours, each must turn a row red:", flush=True)
         with ThreadPoolExecutor(options.at_once) as pool:
@@ -75,10 +75,10 @@ def main() -> int:
     absent = missing() if whole else []
     red = [one.name for one in found if not one.ok]
     blind = [str(proof["name"]) for proof in proofs if not proof["ok"]]
-    if whole or options.json != OUT:
-        write(found, proofs, options.json)
-    if options.write_docs and whole:
-        write_docs(found, proofs)
+    rows_now, proofs_now = (found, proofs) if whole else merged(found, proofs, options.json)
+    write(rows_now, proofs_now, options.json)
+    if options.write_docs:
+        write_docs(rows_now, proofs_now)
     counted = [one for one in found if not one.later]
     twice, lost = sum(one.duplicates for one in found), sum(one.orphans for one in found)
     print(

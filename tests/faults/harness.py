@@ -35,7 +35,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from http.client import HTTPException
@@ -331,7 +331,7 @@ class Trial:
         return one
 
     @contextlib.contextmanager
-    def burning(self, processes: int) -> Iterator[None]:
+    def burning(self, processes: int) -> Generator[None]:
         """Keep the machine busy with so many processes that do nothing else."""
         command = [sys.executable, "-c", "while True: pass"]
         some = [subprocess.Popen(command) for _ in range(processes)]

@@ -109,7 +109,7 @@ def late_fill_dropped() -> None:
 
     take = Tracker.execution
 
-    def forgetful(self: Tracker, fill: Fill) -> bool:
+    def forgetful(self: Any, fill: Fill) -> bool:
         order = self.find(fill.client_id)
         if order is not None and fill.ts_event_ns - order.sent_ns > LATE_NS:
             fired("late_fill_dropped")

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Final
 
 from tests.e2e.kit import REPO
-from tests.faults.harness import Finding
+from tests.faults.harness import Finding, load
+
+Proof = dict[str, object]
+"""What came of a mutant: name, title, row, ok, how."""
 
 OUT: Final = REPO / ".bench" / "faults.json"
 DOCS: Final = REPO / "docs" / "faults.md"
@@ -44,7 +47,16 @@ def markdown(found: Iterable[Finding]) -> str:
     return "\n".join(lines)
 
 
-def write(found: Sequence[Finding], mutants: Sequence[dict[str, object]], path: Path = OUT) -> None:
+def merged(found: Sequence[Finding], mutants: Sequence[Proof], path: Path) -> tuple[list[Finding], list[Proof]]:
+    """Return what an earlier run found, with these rows and mutants instead of its own; in the catalogue's order."""
+    old = json.loads(path.read_text()) if path.exists() else {"rows": [], "mutants": []}
+    rows = {one["name"]: Finding(**one) for one in old["rows"]} | {one.name: one for one in found}
+    proofs = {one["name"]: one for one in old["mutants"]} | {one["name"]: one for one in mutants}
+    order = [name for name in load() if name in rows]
+    return [rows[name] for name in order], list(proofs.values())
+
+
+def write(found: Sequence[Finding], mutants: Sequence[Proof], path: Path = OUT) -> None:
     """Write JSON, and the Markdown beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"rows": [one.tree() for one in found], "mutants": list(mutants), "load": os.getloadavg()[2]}
@@ -52,13 +64,13 @@ def write(found: Sequence[Finding], mutants: Sequence[dict[str, object]], path: 
     path.with_suffix(".md").write_text(markdown(found) + "\n")
 
 
-def write_docs(found: Sequence[Finding], mutants: Sequence[dict[str, object]], path: Path = DOCS) -> None:
+def write_docs(found: Sequence[Finding], mutants: Sequence[Proof], path: Path = DOCS) -> None:
     """Replace the table of the docs page."""
     text = path.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     assert rest, f"{path} has no line {BEGIN}"
-    planted = ["| planted fault of ours | noticed by | how |", "|---|---|---|"]
-    planted += [f"| {one['title']} | {one['row']} | {one['how']} |" for one in mutants]
+    planted = ["| planted fault of ours | row | noticed |", "|---|---|---|"]
+    planted += [f"| {one['title']} | {one['row']} | {'yes' if one['ok'] else '**no**'} |" for one in mutants]
     parts = [markdown(found)] + (["\n".join(planted)] if mutants else [])
     path.write_text(f"{before}{BEGIN}\n\n" + "\n\n".join(parts) + f"\n\n{END}{after}")

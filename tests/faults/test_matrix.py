@@ -73,13 +73,23 @@ def test_the_table_goes_into_the_page_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "faults.md"
     page.write_text(f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n")
     one = Finding("F2", "reply lost", ok=True, fired=2, states=["sending"], recover_s=0.5)
-    table.write_docs([one], [{"title": "a", "row": "F2", "how": "b"}], page)
+    table.write_docs([one], [{"name": "m", "title": "a", "row": "F2", "ok": True}], page)
     text = page.read_text()
 
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| F2 | reply lost | 2 | sending | 0 | 0 | 0.5 | ok |" in text
+
+
+def test_rows_run_alone_replace_their_own_findings(tmp_path: Path) -> None:
+    """A row that was red and is run again: the others stay, the order is the catalogue's."""
+    file = tmp_path / "faults.json"
+    table.write([Finding("F1", "a", ok=True), Finding("F3", "c")], [{"name": "m", "ok": False}], file)
+    rows, mutants = table.merged([Finding("F3", "c", ok=True), Finding("F2", "b")], [{"name": "m", "ok": True}], file)
+
+    assert [(one.name, one.ok) for one in rows] == [("F1", True), ("F2", False), ("F3", True)]
+    assert mutants == [{"name": "m", "ok": True}]
 
 
 def test_a_sample_of_the_matrix_is_green() -> None:
