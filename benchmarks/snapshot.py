@@ -1,7 +1,7 @@
 """The flight recorder's snapshot: how long the loop is held while the state is copied and written, how large it is.
 
 A heartbeat of 1 ms runs on the loop while a journal of our own takes a cut: its largest delay is what trading would feel,
-copying included. The market is a random walk with a tick size; orders and executions are as many as the engine remembers.
+copying included. The copy itself is given in time of the processor, which other jobs do not lengthen. The market is a random walk with a tick size; orders and executions are as many as the engine remembers.
 """
 
 import argparse
@@ -95,14 +95,14 @@ async def felt(engine: Engine, folder: Path, *, cut: bool) -> float:
 
 
 def measure(assets: int, orders: int, executions: int, *, bars: int = BARS, times: int = TIMES) -> dict[str, Any]:
-    """Measure one size: milliseconds (medians) and megabytes."""
+    """Measure one size: milliseconds (medians; the copy in time of the processor) and megabytes."""
     engine = engine_with(assets, orders, executions, bars)
     freezes, idle, cutting = [], [], []
     picture = picture_of(engine)
     for _ in range(times):
-        begun = time.perf_counter()
+        begun = time.thread_time()
         picture = picture_of(engine)
-        freezes.append((time.perf_counter() - begun) * 1e3)
+        freezes.append((time.thread_time() - begun) * 1e3)
     parts = list(pieces(picture))
     begun = time.perf_counter()
     restore(Engine(engine.config), parts)

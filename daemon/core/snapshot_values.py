@@ -185,7 +185,7 @@ class Writer:
             return ["R", value.node]  # type: ignore[attr-defined]
         if cls is tuple or cls is Mixed:
             items: tuple[object, ...] = value.items if isinstance(value, Mixed) else value  # type: ignore[assignment]
-            return ["T", *map(self.put, items)]
+            return ["T", *(items if PLAIN.issuperset(map(type, items)) else map(self.put, items))]
         if isinstance(value, frozenset):
             return ["F", *sorted(map(self.put, value), key=self._encode)]
         if isinstance(value, msgspec.Struct) and is_leaf(cls):
