@@ -207,6 +207,7 @@ class Daemon:
         """What the interpreter runs; the fault matrix starts a daemon with planted faults (`tests.faults.launch`)."""
         self.starts = 0
         self.where = ""  # the API's address when it is not written down
+        self.prefix: tuple[str, ...] = ()  # what starts the interpreter, if not we
 
     # ------------------------------------------------------------------ the process
 
@@ -216,7 +217,7 @@ class Daemon:
         self.starts += 1
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.program, "run", "-c", str(self.config)],
+                [*self.prefix, sys.executable, *self.program, "run", "-c", str(self.config)],
                 cwd=REPO, env=self.env, stdout=log, stderr=log,
             )  # fmt: skip
         return self

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ from tests.e2e.kit import Daemon, Exchange, assert_same, ledger_balances, meta, 
 from tests.edge.postgres import GUARDED, PASSWORD, Server
 
 ORDERS = 6
+ELSEWHERE = ("unshare", "-m", "sh", "-c", 'mkdir -p /run/lock && mount -t tmpfs tmpfs /run/lock && exec "$@"', "sh")
+"""As on another machine: its lock folder is not ours."""
 MakePair = Callable[[], tuple[Daemon, Daemon]]
 
 
@@ -85,6 +88,40 @@ def test_f46_a_standby_waits_and_takes_over(exchange: Exchange, make_pair: MakeP
     assert first.process.wait(30) == 75  # the roles are swapped, and the first one is no standby
     first.process = None
     assert "another instance" in only_line(first.log_file.read_text())
+
+
+def test_f46_a_frozen_holder_wakes_up_replaced(
+    exchange: Exchange, make_daemon: MakeDaemon, postgres: Server, postgres_database: str
+) -> None:
+    """F46, I15: a machine stands still, its standby takes over and trades; awake again it sends nothing and ends with 75."""
+    if subprocess.run([*ELSEWHERE, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a lock folder of its own needs a mount namespace: run as root, with unshare and mount")
+    url = postgres.url(postgres_database)
+    first = make_daemon(exchange, ledger={"url": url}).start().wait_ready()
+    trading(first, exchange)
+    second = make_daemon(exchange, "two", ledger={"url": url, "standby": True})
+    second.prefix = ELSEWHERE
+    second.start()
+    until(lambda: second.events("standby listens"), what="a standby", why=second.tail)
+    assert first.process is not None
+    first.process.send_signal(signal.SIGSTOP)
+    until(lambda: second.events("takeover"), timeout_s=60, what="the end of the lease", why=second.tail)
+    second.wait_ready()
+    epoch = int(meta(second.books, "epoch"))
+    trading(second, exchange)
+    woken_ns = exchange.now_ns()
+    first.process.send_signal(signal.SIGCONT)
+    code = first.process.wait(60)
+    first.process = None
+    trading(second, exchange)
+    settled(second, exchange)
+
+    assert code == 75
+    assert "another instance has taken over" in only_line(first.log_file.read_text())
+    epochs = dict(rows(second.books, "select client_id, epoch from intents"))
+    late = [epochs[one["client_id"]] for one in exchange.orders_sent(woken_ns)]
+    assert late
+    assert set(late) == {epoch}
 
 
 def test_f49_the_server_restarts_while_the_daemon_trades(
