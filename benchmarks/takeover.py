@@ -131,14 +131,16 @@ def measure(case: str, rounds: int, server: Server | None) -> dict[str, Any]:
 def run(rounds: int = ROUNDS) -> dict[str, Any]:
     """Measure every case."""
     if binaries() is None:
-        raise RuntimeError(REMEDY)
-    server = Server()
-    try:
-        server.start()
-        server.do(f"CREATE ROLE {ROLE} LOGIN")
-        cases = {case: measure(case, rounds, server) for case in CASES}
-    finally:
-        server.close()
+        print(REMEDY)
+        cases = {case: measure(case, rounds, None) for case in CASES if case != "postgresql"}
+    else:
+        server = Server()
+        try:
+            server.start()
+            server.do(f"CREATE ROLE {ROLE} LOGIN")
+            cases = {case: measure(case, rounds, server) for case in CASES}
+        finally:
+            server.close()
     worst = max(one["ready_s_max"] for name, one in cases.items() if name != "restart")
     return {
         "cases": cases,

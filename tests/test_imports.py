@@ -44,6 +44,11 @@ def test_the_socket_process_imports_nothing_heavy() -> None:
     assert _imported_after("import daemon.app", *HEAVY) == []
 
 
+def test_what_a_file_needs_not_is_not_loaded() -> None:
+    """A ledger on SQLite whose schema is in order costs neither the server's driver nor the migrations' library."""
+    assert _imported_after("import daemon.app", "psycopg", "alembic") == []
+
+
 def test_help_imports_nothing_heavy() -> None:
     """`ballast --help` runs without the exchange library, the models and the solvers."""
     assert _imported_after(HELP, *HEAVY, "ccxt", "aiohttp", "sqlalchemy", "fastapi") == []
