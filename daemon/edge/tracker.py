@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
+import msgspec
+
 from daemon.domain.orders import TERMINAL, Fill, Intent, OrderRecord, OrderState, OrderUpdate, Side, Tif
 from daemon.domain.ports import Emit
 
@@ -122,6 +124,10 @@ class Tracker:
         order = self.find(news.client_id)
         if order is None or (news.state in ABSENT and order.placed):
             return False
+        if news.state is OrderState.REJECTED and (order.state is OrderState.ACKED or order.stated > 0):
+            if news.source == "send":
+                return False  # of an order that the venue has shown: an answer that contradicts it ends nothing
+            news = msgspec.structs.replace(news, state=OrderState.EXPIRED, code=news.code or "REJECTED")
         stated = max(order.stated, news.filled)
         state = later(order.state, news.state)
         fresh = stated > order.stated or (news.state is state and news.state is not order.told)

@@ -125,6 +125,32 @@ def test_what_the_venue_never_showed_may_be_absent(absent: OrderState) -> None:
     assert order.settled
 
 
+def test_a_rejection_of_an_acknowledged_order_ends_it_only_as_the_venue_shows_it() -> None:
+    """The engine's books let no rejection end what was alive: the venue's word is an end of another name, an answer is none."""
+    events: list[Event] = []
+    tracker = Tracker(events.append)
+    order = tracker.add(INTENT)
+    tracker.report(news(OrderState.ACKED))
+
+    assert not tracker.report(news(OrderState.REJECTED, source="send"))
+    assert order.state is OrderState.ACKED
+    assert tracker.report(news(OrderState.REJECTED, source="query"))
+    assert order.settled
+    last = events[-1]
+    assert isinstance(last, OrderUpdate)
+    assert (last.state, last.code) == (OrderState.EXPIRED, "REJECTED")
+
+
+def test_a_rejection_is_one_where_nothing_was_alive() -> None:
+    """The counterpart."""
+    events: list[Event] = []
+    tracker = Tracker(events.append)
+    order = tracker.add(INTENT)
+
+    assert tracker.report(news(OrderState.REJECTED, source="query"))
+    assert order.state is OrderState.REJECTED
+
+
 def test_late_evidence_overturns_never_placed() -> None:
     """The venue shows the order after all; a mere repetition of doubt changes nothing (F7)."""
     assert later(OrderState.NEVER_PLACED, OrderState.ACKED) is OrderState.ACKED
