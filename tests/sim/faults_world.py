@@ -94,7 +94,9 @@ async def slow_disk(chaos: Chaos, rng: random.Random) -> None:
 
 
 async def wall(chaos: Chaos, rng: random.Random) -> None:
-    """Set our clock wrong, or the venue's (F47, F27)."""
+    """Set our clock wrong, or the venue's (F47, F27); never both at once: then nobody could know the time."""
+    if chaos.world.clock.offset_ns or chaos.world.exchange.venue.offset_ms:
+        return
     step_s = rng.choice((-2.0, -0.7, 0.7, 2.0, 30.0, -30.0, 3_600.0))
     chaos.count("F47")
     if rng.random() < 0.5:

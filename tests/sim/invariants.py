@@ -33,6 +33,7 @@ CANCEL_NS: Final = 5 * NS_PER_S
 FOUND_MAX: Final = 40
 DISPROVABLE: Final = frozenset({OrderState.NEVER_PLACED, OrderState.DENIED, OrderState.REJECTED})
 BUSY: Final = re.compile(rb"^HTTP/1\.1 (429|418) .*?\r\nRetry-After: (\d+)\r\n", re.DOTALL | re.IGNORECASE)
+ASKED: Final = re.compile(rb"^GET /api/v3/aggTrades\?\S*?symbol=([A-Z0-9]+)")
 REQUEST: Final = re.compile(rb"^(GET|POST|DELETE) (/(?:api|sapi)/\S*?)[ ?]")
 
 
@@ -50,6 +51,9 @@ class Checks:
         self.fills: set[tuple[str, str]] = set()
         self.heard_ns: dict[str, int] = {}
         self.confirmed_ns: dict[str, int] = {}
+        """When REST's word on a symbol's newest trades arrived, by symbol."""
+        self._answered_ns: dict[str, int] = {}
+        self._asking: dict[int, tuple[str, int]] = {}
         self.quiet_until_ns = 0
         self.killed_ns: int | None = None
         self.halted_ns: int | None = None
@@ -174,6 +178,9 @@ class Checks:
                 if symbol.replace("/", "").encode() in data:
                     self.heard_ns[symbol] = now
             return
+        symbol, asked_ns = self._asking.pop(id(pipe), ("", 0))
+        if symbol and data.startswith(b"HTTP/1.1 200") and self._answered_ns.get(symbol, -1) >= asked_ns:
+            self.confirmed_ns.update({known: now for known in SYMBOLS if known.replace("/", "") == symbol})
         busy = BUSY.match(data)
         if busy is not None:
             self.quiet_until_ns = max(self.quiet_until_ns, now + int(busy[2]) * NS)
@@ -182,6 +189,9 @@ class Checks:
         request = REQUEST.match(data)
         if pipe.side == "world" or request is None:
             return
+        asked = ASKED.match(data)
+        if asked is not None:
+            self._asking[id(pipe)] = (asked[1].decode(), now)
         if now < self.quiet_until_ns - 1_000_000:
             left_s = (self.quiet_until_ns - now) / NS
             self.fail("I11", f"{request[1].decode()} {request[2].decode()} leaves {left_s:.1f} s inside a Retry-After")
@@ -197,7 +207,7 @@ class Checks:
             if not self._durable(seen.client_id):
                 self.fail("I2", f"{seen.client_id} reached the exchange and is not in the ledger")
         if seen.path == "/api/v3/aggTrades":
-            self.confirmed_ns.update({symbol: now for symbol in SYMBOLS if symbol.replace("/", "") == seen.symbol})
+            self._answered_ns[seen.symbol] = now
         return seen
 
     def _durable(self, client_id: str) -> bool:

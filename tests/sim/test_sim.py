@@ -55,6 +55,14 @@ def test_trades_by_hand_before_our_own_are_found(seed: int) -> None:
     assert not outcome.found, "\n".join(outcome.found)
 
 
+def test_a_start_on_a_machine_whose_clock_is_ahead_is_forgiven_once_it_is_right() -> None:
+    """F47: the daemon's clock kept the lead until the next start; nothing was bought any more."""
+    outcome = simulate(6, 1.0, only=("F47", "F43"))
+
+    assert outcome.fired["F47"] > 0
+    assert not outcome.found, "\n".join(outcome.found)
+
+
 def test_time_jumps_to_the_next_timer() -> None:
     """An hour passes in a moment; the clocks follow."""
     loop = SimLoop()
