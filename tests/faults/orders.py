@@ -3,7 +3,6 @@
 import signal
 from collections import Counter
 from decimal import Decimal
-from typing import Any
 
 from tests.e2e.kit import Tree, rows, until
 from tests.faults.harness import Trial, row
@@ -14,27 +13,28 @@ RESTING: Tree = {"execution": {"order": "limit"}}
 """Orders rest at the touch: there is something to cancel, and executions come in parts."""
 
 
-def resting(trial: Trial, *, side: str = "BUY", pause: bool = True) -> Tree:
-    """Wait for an open order of ours and return it; no decision replaces it any more when ``pause``."""
-    if pause:
+def resting(trial: Trial) -> Tree:
+    """Return a purchase of ours that goes on resting, with decisions paused: nothing replaces it."""
+    for _ in range(30):
+        until(lambda: bought(trial), timeout_s=40, what="a resting purchase", why=trial.tail)
         trial.command("pause")
-    return until(
-        lambda: [one for one in trial.open_orders() if one["side"] == side],
-        timeout_s=40, what=f"a resting {side}", why=trial.tail,
-    )[0]  # fmt: skip
-
-
-def at_rest(trial: Trial, **changes: Any) -> Tree:
-    """Let orders rest, then make no more decisions; return one that the exchange still holds a second later."""
-    trial.trading(**(RESTING | changes))
-    for _ in range(20):
-        order = resting(trial)
-        hold(trial, 1.5)
-        if order["client_id"] in {one["client_id"] for one in trial.open_orders()}:
-            return order
+        hold(trial, 1.5)  # what was on its way arrives, what was about to be replaced goes
+        found = bought(trial)
+        if found:
+            return found[0]
         trial.command("resume")
-        hold(trial, 1.5)
-    raise AssertionError("no order of ours rests")
+    raise AssertionError("no purchase of ours rests")
+
+
+def bought(trial: Trial) -> list[Tree]:
+    """Return our open orders to buy."""
+    return [one for one in trial.open_orders() if one["side"] == "BUY"]
+
+
+def at_rest(trial: Trial) -> Tree:
+    """Trade with resting orders until one of them rests."""
+    trial.trading(**RESTING)
+    return resting(trial)
 
 
 def shown(trial: Trial, client_id: str) -> Tree:
@@ -89,15 +89,15 @@ def f29(trial: Trial) -> None:
 @row("F30", "fill before ack, ack before fill, REST older than the stream", expect="state monotone; nothing voided")
 def f30(trial: Trial) -> None:
     """Answers come 1.5 s late, reports are swapped, and a query's answer describes the past."""
-    order = at_rest(trial)
+    at_rest(trial)
     swapped = trial.arm("user *", "reorder", times=0)
     trial.command("resume")
     trial.arm(ORDER, "delay_after", times=4, seconds=1.5).wait(4)
     assert swapped.fired
     trial.heal()
-    order = resting(trial)
-    stale = trial.arm(QUERY, "delay_after", times=4, seconds=3.0, contains=order["client_id"])
-    stale.wait(timeout_s=30)
+    order = resting(trial)  # decisions are paused again
+    stale = trial.arm("GET /api/v3/*rder*", "delay_after", times=6, seconds=3.0)  # one order, or the list of open ones
+    stale.wait(timeout_s=40)
     fall(trial, order["symbol"], 6)
     until(lambda: shown(trial, order["client_id"])["status"] == "FILLED", what="its execution", why=trial.tail)
     until(lambda: trial.states()[order["client_id"]] == "filled", what="the stream's word", why=trial.tail)
@@ -298,25 +298,13 @@ def f39(trial: Trial) -> None:
     trial.exchange.steer("cancel", symbol=first["symbol"], orderId=first["order_id"])
     until(lambda: trial.states()[first["client_id"]] == "canceled", what="the end booked", why=trial.tail)
     trial.command("resume")
-    second = at_rest_again(trial)
+    second = resting(trial)
     trial.exchange.steer("expire", symbol=second["symbol"], orderId=second["order_id"])
     trial.fire(2)
     until(lambda: trial.states()[second["client_id"]] == "expired", what="the end booked", why=trial.tail)
     trial.command("resume")
     trial.recovered()
     trial.orders(1, since_ns=trial.exchange.now_ns())
-
-
-def at_rest_again(trial: Trial) -> Tree:
-    """Return an order that rests for a second, of a daemon that trades already."""
-    for _ in range(20):
-        order = resting(trial)
-        hold(trial, 1.5)
-        if order["client_id"] in {one["client_id"] for one in trial.open_orders()}:
-            return order
-        trial.command("resume")
-        hold(trial, 1.5)
-    raise AssertionError("no order of ours rests")
 
 
 @row("F40", "fees in a third asset, the tier changes, dust", expect="every asset conserved to the last digit")
