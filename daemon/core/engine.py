@@ -129,7 +129,7 @@ class Engine:
         effects = self._market_event(event) if isinstance(event, MARKET_EVENTS) else self._other_event(event)
         return effects + self._columns() + self._show()
 
-    def _market_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901 - one case per event
+    def _market_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901, PLR0912 - one case per event
         match event:
             case Timer():
                 return self._timer(event)
