@@ -38,11 +38,6 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def tell(one: Finding) -> None:
-    """Print a row as it comes."""
-    print(line(one), flush=True)
-
-
 def main() -> int:
     """Run what the command line asks for; return the exit code."""
     options = arguments()
@@ -63,6 +58,13 @@ def main() -> int:
     whole = not options.rows and not mutating
     if whole:
         rows = list(there.values())
+    if whole:
+        options.json.unlink(missing_ok=True)
+
+    def tell(one: Finding) -> None:
+        print(line(one), flush=True)
+        write(*merged([one], [], options.json), options.json)  # a run that is cut short has written what it saw
+
     found = campaign(rows, at_once=options.at_once, keep=options.keep, tell=tell)
     proofs: list[Proof] = []
     if not options.no_mutants and (whole or mutating):
@@ -75,10 +77,10 @@ def main() -> int:
     absent = missing() if whole else []
     red = [one.name for one in found if not one.ok]
     blind = [str(proof["name"]) for proof in proofs if not proof["ok"]]
-    rows_now, proofs_now = (found, proofs) if whole else merged(found, proofs, options.json)
-    write(rows_now, proofs_now, options.json)
+    everything = merged(found, proofs, options.json)
+    write(*everything, options.json)
     if options.write_docs:
-        write_docs(rows_now, proofs_now)
+        write_docs(*everything)
     counted = [one for one in found if not one.later]
     twice, lost = sum(one.duplicates for one in found), sum(one.orphans for one in found)
     print(
