@@ -26,6 +26,7 @@ class Lease:
         self._keys: tuple[tuple[str, int], ...] = ()
         self._locks: list[ProcessLock] = []
         self.connection: Connection | None = None
+        self._wire: Any = None  # the driver's connection to a server
 
     def take(self) -> str:
         """Take what is missing; return who holds it, "" when everything is ours.
@@ -73,6 +74,7 @@ class Lease:
             except BaseException:
                 connection.close()
                 raise
+            self._wire = connection.connection.dbapi_connection
         self.connection = connection
         return connection
 
@@ -99,12 +101,10 @@ class Lease:
 
     def cut(self) -> None:
         """Cut the wire to the server, from any thread: whoever waits for it gets an error."""
-        connection = self.connection
-        if self._place.path is None and connection is not None and not connection.invalidated:
+        if self._wire is not None:
             from daemon.edge import postgres  # noqa: PLC0415
 
-            raw: Any = connection.connection.dbapi_connection
-            postgres.cut(raw)
+            postgres.cut(self._wire)
 
     def release(self) -> None:
         """Close the connection, then let go of the locks."""
@@ -119,6 +119,7 @@ class Lease:
 
     def _drop(self) -> None:
         connection, self.connection = self.connection, None
+        self._wire = None
         if connection is not None:
             connection.close()
 

@@ -164,6 +164,7 @@ class SqlLedger:
             raise
         if not done and ticket.abandon():
             self._stalled = work, asyncio.get_running_loop().time()
+            work.add_done_callback(self._given_up)
             self._log.error("ledger.commit_late", decision=submit.decision, limit_ms=COMMIT_MS_MAX)
             return False
         try:
@@ -175,6 +176,12 @@ class SqlLedger:
             self._log.error("ledger.commit_failed", decision=submit.decision, error=brief(error))
             return False
         return ok
+
+    def _given_up(self, work: asyncio.Future[bool]) -> None:
+        """Hear how a commit ended that nobody waits for."""
+        failure = None if work.cancelled() else work.exception()
+        if isinstance(failure, FINAL):
+            self._lose(failure)
 
     def record(self, effect: Booked | Recorded | Persist) -> None:
         """Queue a row that follows the venue's truth; written in order, retried, never dropped."""

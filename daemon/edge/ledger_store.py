@@ -79,6 +79,7 @@ class Store:
         self.first_start = True
         self.healthy = True
         self.moved = ""
+        self._opened = False
         self.lease = Lease(config)
         self._clock = clock
         self._server = config.place.path is None
@@ -113,6 +114,7 @@ class Store:
             self._epoch, self._book, self.moved = own(connection, self.config)
             crash.point("ledger.epoch.open")
         crash.point("ledger.epoch.after")
+        self._opened = True
         with connection.begin():
             self._books = rows.read_books(connection, self.config.quote, self._book)
             self.first_start = not self._books.flows or not rows.opened(connection, self._book, quote=self.config.quote)
@@ -134,7 +136,8 @@ class Store:
             )
 
     def close(self) -> None:
-        """Close the database, then let go of the locks."""
+        """Close the database, then let go of the locks; whoever comes later finds it closed, and does not open it again."""
+        self._opened = False
         self.lease.release()
 
     # ------------------------------------------------------------------ being the one writer
@@ -142,7 +145,7 @@ class Store:
     def _live(self) -> Connection:
         """Return the connection; a server's that was lost is made anew, if the ledger is still ours."""
         connection = self.lease.connection
-        if connection is None and self._epoch == 0:
+        if not self._opened:
             raise ConfigError(f"ledger {self.config.place} is not open")
         if connection is None or connection.invalidated:
             connection = self._rejoin()

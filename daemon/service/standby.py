@@ -82,7 +82,7 @@ class Standby:
         self._ledger.on_lost = on_lost
         try:
             restored = await self._opened()
-        except asyncio.CancelledError:
+        except BaseException:
             await self._ledger.close()
             raise
         if self._ledger.moved and _killed(restored.state_json):

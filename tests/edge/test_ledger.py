@@ -338,7 +338,9 @@ async def test_after_a_fault_it_is_found_writable_without_an_order(
     monkeypatch.setattr("daemon.edge.ledger.BEAT_S", 0.05)
     with locked(file_ledger.config):
         assert not await file_ledger.commit(make_submit(make_intent(1)))
-        assert not file_ledger.writable
+        async with asyncio.timeout(10):
+            while file_ledger.writable:
+                await asyncio.sleep(0.01)
     async with asyncio.timeout(10):
         while not file_ledger.writable:
             await asyncio.sleep(0.01)
@@ -546,8 +548,11 @@ async def test_full_disk_means_not_committed(file_ledger: SqlLedger) -> None:
 
 
 @pytest.mark.parametrize("damage", ["header", "middle"])
-async def test_damaged_database_is_kept_and_refused(file_config: LedgerConfig, damage: str) -> None:
+async def test_damaged_database_is_kept_and_refused(
+    file_config: LedgerConfig, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A corrupt file is a configuration error with a remedy; not one byte of it is changed (F50)."""
+    monkeypatch.setattr("daemon.edge.ledger.COMMIT_MS_MAX", 10_000)  # many commits, on a machine that may be crowded
     one = await reopen(file_config)
     for n in range(300):
         assert await one.commit(make_submit(make_intent(n)))
@@ -690,6 +695,20 @@ async def test_close_writes_what_is_queued(config: LedgerConfig) -> None:
     with LedgerReader(config.place) as reader:
         assert len(reader.balances()) == 1_000
         assert reader.summary().cash == 0
+
+
+async def test_a_closed_ledger_stays_closed(config: LedgerConfig) -> None:
+    """A question that comes late does not take the locks again: the next owner may open it."""
+    one = await reopen(config)
+    store = one._store
+    await one.close()
+    with pytest.raises(ConfigError, match="is not open"):
+        store.read(lambda connection, _book: rows.unfinished(connection))
+    with pytest.raises(ConfigError, match="is not open"):
+        store.commit(make_submit(make_intent(1)), Ticket())
+    two = await reopen(config)
+    assert await two.commit(make_submit(make_intent(1)))
+    await two.close()
 
 
 async def test_missing_ledger_is_named(config: LedgerConfig) -> None:
