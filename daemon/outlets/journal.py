@@ -247,14 +247,16 @@ class Journal:
 
     def _write_block(self, records: list[object]) -> None:
         block = self._block(records)
-        if self._file is None or self._size + len(block) > OVERFULL * self._full_bytes:
+        size = self._size + len(block)
+        overfull = self._size >= self._full_bytes and size > OVERFULL * self._full_bytes and not self._cutting
+        if self._file is None or overfull:
             self._headless = self._file is not None or self._headless
             self._next_segment()
+        self._trim(self._size + len(block))
         self._boundary("journal.block.before")
         self._put(block)
         self._boundary("journal.block.after")
         self._whole = self._size
-        self._trim(self._size)
 
     def _write_opening(self, cut: object) -> None:
         """Begin a segment with the engine's state; one that cannot be written is told, and the records go on without it."""

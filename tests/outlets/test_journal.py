@@ -312,6 +312,23 @@ def test_a_full_segment_asks_for_a_cut_and_gets_large_without_one(tmp_path: Path
     assert [one.segment for one in read_journal(tmp_path) if isinstance(one, Header)] == [0, 1, 2]
 
 
+def test_a_block_larger_than_a_segment_does_not_begin_one_without_a_state(tmp_path: Path) -> None:
+    """Histories come in large blocks: one that does not fit goes into the segment that is there, which is cut afterwards."""
+    journal = make(tmp_path, segment_bytes=10_000)
+    journal.cut(picture(), 1, "")
+    journal.flush_now()
+    journal.add_frame(1, 0, os.urandom(50_000))
+    journal.flush_now()
+    journal.add_frame(2, 0, os.urandom(100))
+    assert journal.pressing
+    journal.cut(picture(), 2, "")
+    journal.close()
+
+    segments = [list(read_segment(path)) for path in sorted(tmp_path.iterdir())]
+    assert [any(isinstance(one, Opened) for one in records) for records in segments] == [False, True, True]
+    assert [sum(isinstance(one, Frame) for one in records) for records in segments] == [0, 2, 0]
+
+
 def test_a_segment_is_larger_than_the_state_it_opens_with(tmp_path: Path) -> None:
     """Where the state is larger than a segment should be, half of the journal is state and not all of it."""
     journal = make(tmp_path, segment_bytes=4_096)
