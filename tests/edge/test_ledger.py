@@ -113,6 +113,18 @@ def opening(amount: str, asset: str = "USDT", *, ours: bool = True) -> Booked:
     return Booked(fill=None, flow=Flow(asset=asset, amount=D(amount), ours=ours, detail="opening", ts_ns=1))
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits may take longer than in the daemon: the machine may be crowded, and that is not what is tested."""
+    monkeypatch.setattr("daemon.edge.ledger.COMMIT_MS_MAX", 10_000)
+
+
+@pytest.fixture
+def hasty(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits are awaited as long as the daemon awaits them."""
+    monkeypatch.setattr("daemon.edge.ledger.COMMIT_MS_MAX", 250)
+
+
 @pytest.fixture
 def file_config(tmp_path: Path) -> LedgerConfig:
     """A paper ledger in a fresh folder, on SQLite."""
@@ -315,7 +327,9 @@ async def test_one_file_in_two_state_folders_has_one_owner(file_config: LedgerCo
         assert reader.summary().orders == 1
 
 
-async def test_a_disk_that_hangs_is_noticed(file_ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_hangs_is_noticed(
+    file_ledger: SqlLedger, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A commit that was given up and does not end: not writable while it lasts (F48)."""
     monkeypatch.setattr("daemon.edge.ledger.BEAT_S", 0.05)
     gate = threading.Event()
@@ -477,7 +491,7 @@ async def test_commit_that_lands_late_is_denied(ledger: SqlLedger) -> None:
     assert record.state is OrderState.DENIED
 
 
-async def test_busy_disk_means_not_committed(ledger: SqlLedger) -> None:
+async def test_busy_disk_means_not_committed(ledger: SqlLedger, hasty: None) -> None:
     """A thread that does not answer within the limit yields false, and the intent is not in the ledger afterwards."""
     gate = threading.Event()
     blocker = ledger._submit(gate.wait)
@@ -548,11 +562,8 @@ async def test_full_disk_means_not_committed(file_ledger: SqlLedger) -> None:
 
 
 @pytest.mark.parametrize("damage", ["header", "middle"])
-async def test_damaged_database_is_kept_and_refused(
-    file_config: LedgerConfig, damage: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_damaged_database_is_kept_and_refused(file_config: LedgerConfig, damage: str) -> None:
     """A corrupt file is a configuration error with a remedy; not one byte of it is changed (F50)."""
-    monkeypatch.setattr("daemon.edge.ledger.COMMIT_MS_MAX", 10_000)  # many commits, on a machine that may be crowded
     one = await reopen(file_config)
     for n in range(300):
         assert await one.commit(make_submit(make_intent(n)))
@@ -643,6 +654,8 @@ import asyncio, os, signal, sys
 from pathlib import Path
 sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[2]), *sys.path]!r}
 from test_ledger import LedgerConfig, SqlLedger, Clock, make_intent, make_submit, place_of
+import daemon.edge.ledger
+daemon.edge.ledger.COMMIT_MS_MAX = 10_000
 async def main():
     at = place_of(sys.argv[2], folder=Path(sys.argv[1]), mode="paper")
     ledger = SqlLedger(LedgerConfig(folder=Path(sys.argv[1]), instance="main", mode="paper", venue="binance",

@@ -27,7 +27,9 @@ from daemon.edge.ledger_open import own
 from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.ledger_store import LedgerLost, Superseded, Ticket
 from tests.edge.postgres import GUARDED, PASSWORD, Server
-from tests.edge.test_ledger import make_fill, make_intent, make_submit, opening, reopen
+from tests.edge.test_ledger import hasty, make_fill, make_intent, make_submit, opening, patient, reopen
+
+__all__ = ["hasty", "patient"]
 
 LIMIT_S = 20.0
 
@@ -239,7 +241,7 @@ async def test_f49_it_recovers_without_an_order(ledger: SqlLedger, postgres: Ser
 
 
 async def test_f49_a_slow_commit_is_denied_and_marked(
-    ledger: SqlLedger, postgres: Server, postgres_database: str
+    ledger: SqlLedger, hasty: None, postgres: Server, postgres_database: str
 ) -> None:
     """A commit that takes a second: denied after 250 ms, DENIED in the ledger when it lands, the next one is fine."""
     postgres.do(
@@ -282,7 +284,7 @@ async def test_f49_a_deadlock_is_denied_and_passes(ledger: SqlLedger, postgres: 
     await committed(ledger, 2)
 
 
-async def test_f49_a_frozen_server_denies_and_is_noticed(ledger: SqlLedger, postgres: Server) -> None:
+async def test_f49_a_frozen_server_denies_and_is_noticed(ledger: SqlLedger, hasty: None, postgres: Server) -> None:
     """Nothing answers at all: denied in time, not writable after two heartbeats, and well again when it wakes."""
     with postgres.frozen():
         assert not await ledger.commit(make_submit(make_intent(1)))
@@ -298,7 +300,7 @@ async def test_f49_a_frozen_server_denies_and_is_noticed(ledger: SqlLedger, post
 
 
 async def test_f49_a_server_that_never_answers_is_left(
-    ledger: SqlLedger, postgres: Server, monkeypatch: pytest.MonkeyPatch
+    ledger: SqlLedger, hasty: None, postgres: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wire is cut under a thread that waits for ever, and closing does not wait for it either."""
     monkeypatch.setattr(ledger_module, "STUCK_S_MAX", 0.1)
@@ -429,8 +431,9 @@ async def test_a_frozen_machine_loses_its_lease(
 import asyncio, sys
 from pathlib import Path
 sys.path[:0] = {[str(Path(__file__).parents[2]), *sys.path]!r}
-from daemon.edge import postgres
+from daemon.edge import ledger, postgres
 postgres.LEASE_S = 1
+ledger.COMMIT_MS_MAX = 10_000
 from tests.edge.test_ledger import Clock, LedgerConfig, SqlLedger, make_intent, make_submit, place_of
 async def main():
     folder = Path(sys.argv[1])

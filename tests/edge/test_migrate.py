@@ -17,9 +17,9 @@ from daemon.edge import tables
 from daemon.edge.database import LedgerConfig, Place, engine_of
 from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.migrate import SCRIPTS, migrate
-from tests.edge.test_ledger import config, file_config, make_fill, make_intent, make_submit, opening, reopen
+from tests.edge.test_ledger import config, file_config, make_fill, make_intent, make_submit, opening, patient, reopen
 
-__all__ = ["config", "file_config"]
+__all__ = ["config", "file_config", "patient"]
 REPO = Path(__file__).resolve().parents[2]
 
 
