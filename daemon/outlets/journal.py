@@ -24,7 +24,6 @@ import msgspec
 import zstandard
 
 from daemon.core.snapshot import Picture, pieces
-from daemon.core.snapshot_values import SnapshotError
 from daemon.domain.events import Event
 from daemon.outlets.journal_reader import (
     BLOCK,
@@ -141,6 +140,7 @@ class Journal:
         self._lost = 0
         self._headless = False
         self._cutting = False
+        self._holes = self._holes_known = 0
         self._encode = msgspec.msgpack.Encoder(decimal_format="string").encode
         self._compress = zstandard.ZstdCompressor(level=LEVEL).compress
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
@@ -176,6 +176,7 @@ class Journal:
     def cut(self, picture: Picture, effects: int, digest: str) -> None:
         """Begin the next segment here, with the engine's state and its effects so far."""
         self._cutting = True
+        self._holes_known = self._holes
         self.add_effects_hash(effects, digest)
         self._append(_Cut(picture, Opened(effects, digest)))
 
@@ -213,22 +214,26 @@ class Journal:
         return batch
 
     def _bound(self) -> None:
+        """Drop what waits when it is too much; the record of it stands where they would have stood."""
         if len(self._pending) > PENDING_RECORDS_MAX:
-            self._drop(self._take())
+            lost = self._drop(self._take())
+            self._append(Lost(lost, self.failure or "too many records waited for the disk"))
 
-    def _drop(self, records: list[object]) -> None:
-        count = sum(type(one) is not _Cut for one in records)
-        self._lost += count
-        self.records_lost += count
+    def _drop(self, records: list[object]) -> int:
+        """Give records up; return how many are missing at their place, earlier ones included."""
+        fresh = sum(type(one) is not _Cut and type(one) is not Lost for one in records)
+        self.records_lost += fresh
+        self._holes += 1
         self._headless = True  # what follows can be replayed from a new snapshot only
         self._cutting = False  # the one on its way may have been among them
+        return fresh + sum(one.count for one in records if isinstance(one, Lost))
 
     def _write(self, batch: list[object]) -> None:
         """Write a batch block by block; on a full or broken disk keep counting what is lost and try again next time."""
         done = 0
         try:
             if self._lost:
-                self._write_block([Lost(self._lost, self.failure or "too many records waited for the disk")])
+                self._write_block([Lost(self._lost, self.failure)])
                 self._lost = 0
             for end in [*(at for at, one in enumerate(batch) if type(one) is _Cut), len(batch)]:
                 while done < end:
@@ -242,7 +247,7 @@ class Journal:
             self.failure = ""
         except OSError as error:
             self.failure = f"{self._path}: {error.strerror or error}"
-            self._drop(batch[done:])
+            self._lost += self._drop(batch[done:])
             self._abandon_segment()
 
     def _write_block(self, records: list[object]) -> None:
@@ -268,15 +273,15 @@ class Journal:
         try:
             for data in pieces(cut.picture):
                 self._put(self._block([Piece(data)]))
-        except SnapshotError as error:
-            self.snapshot_failure = str(error)
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:  # SnapshotError is a ValueError
+            self.snapshot_failure = str(error) or type(error).__name__
             self._whole = self._size
             return
         self._put(self._block([cut.opened]))
         self._boundary("journal.snapshot.after")
         self._whole = self._opening_bytes = self._size
         self._full_bytes = max(self._segment_bytes, SNAPSHOT_SHARE * self._size)
-        self._headless = False
+        self._headless = self._holes != self._holes_known  # something was lost behind the state
         self.snapshot_failure = ""
         self._trim(self._size)
 

@@ -412,6 +412,33 @@ def test_after_a_full_disk_the_next_segment_gets_a_state(tmp_path: Path) -> None
     assert isinstance(records[-11], Opened)
 
 
+def test_records_lost_behind_a_state_ask_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropped while a state was on its way to the disk: the hole stands behind it, and what follows gets a new one."""
+    monkeypatch.setattr(recorder, "PENDING_RECORDS_MAX", 3)
+    journal = make(tmp_path)
+    journal.cut(picture(), 1, "")
+    batch = journal._take()
+    for at in range(2):
+        for n in range(4):
+            journal.add_event(Timer(n, at))
+        journal._bound()
+    journal._write(batch)
+    journal.add_event(Timer(9, 9))
+    journal.flush_now()
+    assert journal.due
+    journal.cut(picture(), 2, "")
+    journal.flush_now()
+    assert not journal.due
+    journal.close()
+    kept = [one for one in read_journal(tmp_path) if not isinstance(one, Piece | Header)]
+
+    assert journal.records_lost == 8
+    assert kept == [
+        EffectsHash(1, ""), Opened(1, ""), Lost(8, "too many records waited for the disk"), Timer(9, 9), EffectsHash(2, ""),
+        Opened(2, ""),
+    ]  # fmt: skip
+
+
 def test_records_that_waited_too_long_ask_for_a_new_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dropped records, a state among them or not, make what follows unreplayable: it is noticed at once."""
     monkeypatch.setattr(recorder, "PENDING_RECORDS_MAX", 3)
