@@ -52,10 +52,10 @@ def test_every_metric_is_documented() -> None:
 def test_every_command_is_documented() -> None:
     """docs/commands.md lists the commands, and no command that does not exist."""
     commands = {one.name or one.callback.__name__ for one in app.registered_commands if one.callback}
-    commands |= {f"models {one.name or one.callback.__name__}" for group in app.registered_groups
+    commands |= {f"{group.name} {one.name or one.callback.__name__}" for group in app.registered_groups
                  if group.typer_instance for one in group.typer_instance.registered_commands if one.callback}  # fmt: skip
     documented = {
-        re.match(r"(models )?[\w-]+", word).group()  # type: ignore[union-attr]
+        re.match(r"((models|data) )?[\w-]+", word).group()  # type: ignore[union-attr]
         for word in code_words("commands.md")
         if re.match(r"[a-z]", word)
     }
