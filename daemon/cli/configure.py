@@ -12,7 +12,10 @@ GROUP = "Configure"
 def check(
     config: Config = None,
     online: Annotated[
-        bool, typer.Option(help="Also ask the exchange (keys, clock, filters, balances) and the ledger's server; and the model.")
+        bool,
+        typer.Option(
+            help="Also ask the exchange (keys, clock, filters, balances) and the ledger's server; and the model."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:

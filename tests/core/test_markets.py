@@ -453,7 +453,9 @@ def test_trades_held_back_for_a_repair_that_fails_are_no_fresher_for_it() -> Non
     driver.tick("BTC/USDT", skip=1)
     heard_ns = driver.now_ns
     driver.timer(11_000)
-    driver.send(Repair("BTC/USDT", driver.ids["BTC/USDT"] - 2, driver.ids["BTC/USDT"] - 2, (), False, "no", driver.now_ns))
+    driver.send(
+        Repair("BTC/USDT", driver.ids["BTC/USDT"] - 2, driver.ids["BTC/USDT"] - 2, (), False, "no", driver.now_ns)
+    )
     market = driver.engine.state.markets["BTC/USDT"]
 
     assert all_of(driver.effects, Alert)[-1].code in {"trades_lost", "stale_feed"}
