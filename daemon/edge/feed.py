@@ -6,6 +6,7 @@ silence and dials again, under a delay that grows, is fully jittered and is boun
 """
 
 import asyncio
+import contextlib
 import functools
 import random
 from collections import deque
@@ -44,6 +45,10 @@ DIALS_WINDOW_S = 60.0
 STABLE_S = 30.0
 """A connection that lived so long was a good one: the next delay starts small again."""
 RETRY_AFTER_MAX_S = 300.0
+OVERLAP_S = 1.0
+"""How long the old connection is still read after its successor is subscribed; continuity counts every trade once."""
+RENEW_RETRY_S = 5.0
+"""After a successor that did not come up, while the old connection still serves."""
 
 OnLink = Callable[[bool, str], None]
 
@@ -52,12 +57,18 @@ class Patience(msgspec.Struct, frozen=True):
     """How long silence is borne, seconds.
 
     After ``ping_s`` without a byte we ping; after ``silence_s`` without one (pongs count) the connection is dead; after
-    ``data_silence_s`` without a message a live socket is useless all the same.
+    ``data_silence_s`` without a message a live socket is useless all the same. The venue ends connections after 24 h; after
+    ``life_s`` a successor takes over.
     """
 
     ping_s: float = 3.0
     silence_s: float = 8.0
     data_silence_s: float = 30.0
+    life_s: float = 23.5 * 3_600.0
+
+
+class _RenewedError(Exception):
+    """The successor is subscribed and serves; never leaves this module."""
 
 
 class Backoff:
@@ -160,6 +171,12 @@ class Feed:
         self._answers: dict[int, asyncio.Event] = {}
         self._cut = ""
         self._refusal = ""
+        self._leaving = asyncio.Event()
+        self._heir: Socket | None = None
+
+    def renew(self) -> None:
+        """Let a successor take over before this connection ends (the venue has announced that): no trade is missed."""
+        self._leaving.set()
 
     def cut(self, reason: str) -> None:
         """Drop the present connection within a moment and dial anew: for whoever sees it lag too far behind."""
@@ -188,27 +205,74 @@ class Feed:
     # ------------------------------------------------------------------ one connection
 
     async def _session(self, loop: asyncio.AbstractEventLoop) -> tuple[float, str]:
-        """Dial, subscribe and watch until the link is lost; return how long it was up (seconds) and why it ended."""
+        """Dial, subscribe and serve until the link is lost; return how long it was up (seconds) and why it ended.
+
+        A successor that serves already makes the end of a connection none: the link stays up.
+        """
         socket = await self._dial()
         started_s = loop.time()
+        inherited = False
+        try:
+            while True:
+                reason = await self._serve(socket, loop, inherited=inherited)
+                if socket.fault is not None:
+                    raise socket.fault
+                if self._heir is None:
+                    return loop.time() - started_s, reason
+                socket, self._heir, inherited = self._heir, None, True
+        finally:
+            if self._heir is not None:
+                _drop(self._heir)
+                self._heir = None
+
+    async def _serve(self, socket: Socket, loop: asyncio.AbstractEventLoop, *, inherited: bool) -> str:
+        """Serve one connection, subscribed already when ``inherited``; return why it ended."""
         reason = "closed"
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch(socket, loop), name="feed-watch")
                 group.create_task(_until_closed(socket), name="feed-closed")
-                await self._subscribe(socket)
-                socket.sink = self._on_frame
-                self.connects += 1
-                self._on_link(True, f"{len(self.streams)} streams")
-        except* LinkDown as caught:
+                if not inherited:
+                    await self._subscribe(socket)
+                    socket.sink = self._on_frame
+                    self.connects += 1
+                    self._on_link(True, f"{len(self.streams)} streams")
+                group.create_task(self._succeed(), name="feed-renewal")
+        except* (LinkDown, _RenewedError) as caught:
             reason = str(caught.exceptions[0])
         finally:
             socket.sink = ignore
             self._answers.clear()
             await socket.close()
-        if socket.fault is not None:
-            raise socket.fault
-        return loop.time() - started_s, reason
+        return reason
+
+    async def _succeed(self) -> None:
+        """When its time is over or the venue says so, raise a successor beside the present connection, then end that one."""
+        self._leaving.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._leaving.wait(), self._patience.life_s)
+        loop = asyncio.get_running_loop()
+        while self._heir is None:
+            self._backoff.dialled(loop.time())
+            self.dials += 1
+            try:
+                self._heir = await self._raised()
+            except (LinkDown, InvalidHandshake, WebSocketException, OSError, TimeoutError):
+                await asyncio.sleep(max(RENEW_RETRY_S, self._backoff.delay_s(loop.time())))
+        self.connects += 1
+        await asyncio.sleep(OVERLAP_S)
+        raise _RenewedError("renewed")
+
+    async def _raised(self) -> Socket:
+        """Return a second connection that is subscribed and delivers; one that fails leaves nothing open."""
+        socket = await self._dial()
+        try:
+            await self._subscribe(socket)
+        except BaseException:
+            _drop(socket)
+            raise
+        socket.sink = self._on_frame
+        return socket
 
     async def _dial(self) -> Socket:
         """Open the connection: no compression, no queue, no keepalive but ours."""
@@ -278,6 +342,12 @@ class Feed:
                     await socket.ping()
                 except ConnectionClosed:
                     raise LinkDown(_close_reason(socket)) from None
+
+
+def _drop(socket: Socket) -> None:
+    """End a connection at once; nothing of it is heard any more."""
+    socket.sink = ignore
+    socket.transport.abort()
 
 
 async def _until_closed(socket: Socket) -> None:

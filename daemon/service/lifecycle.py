@@ -283,6 +283,9 @@ class Service:
             if self.loop_lag_s > AWAY_S and self.upkeep is not None:
                 self.upkeep.hurry()
             self.kills.check()
+            if self.wire.leaving:
+                self.wire.leaving = False
+                self.feed.renew()
             for book in self.conflator.flush(self.wire):
                 self.emit(book)
             now_ns = self._tick_clock()

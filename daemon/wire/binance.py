@@ -25,6 +25,7 @@ FOREVER_NS = 10**18  # 31 years: no limit, yet a time of 0 still takes the long 
 MS_RANGE = (1_000_000_000_000, 10_000_000_000_000)
 US_RANGE = (1_000_000_000_000_000, 10_000_000_000_000_000)
 DETAIL_CHARS_MAX = 120
+SHUTDOWN = "serverShutdown"
 
 Decoded = Tick | Book | Malformed | Ignored
 Held = dict[str, tuple[bytes, int]]
@@ -89,7 +90,7 @@ class _Probe(msgspec.Struct):
 
 KNOWN_UNUSED = frozenset(
     {"kline", "depthUpdate", "24hrMiniTicker", "24hrTicker", "1hTicker", "4hTicker", "1dTicker", "avgPrice"}
-    | {"serverShutdown"}
+    | {SHUTDOWN}
 )
 _HELD = Ignored("held")
 _ANSWER = Ignored("answer")
@@ -158,16 +159,19 @@ class BinanceWire:
 
     Attributes
     ----------
+    leaving
+        True once the venue has announced the end of the connection (``serverShutdown``); taken back by the caller.
     offset_ns
         Venue clock minus our clock as measured, ns; set by the caller whenever it measures.
     """
 
-    __slots__ = ("_ahead_ns_max", "_behind_ns_max", "_by_venue", "_kinds", "_routes", "held", "offset_ns")
+    __slots__ = ("_ahead_ns_max", "_behind_ns_max", "_by_venue", "_kinds", "_routes", "held", "leaving", "offset_ns")
 
     def __init__(
         self, instruments: Iterable[Instrument], *, held: Held | None = None, skew_ns_max: int = SKEW_NS_MAX
     ) -> None:
         self.held = held
+        self.leaving = False
         self.offset_ns = 0
         self._behind_ns_max = skew_ns_max or FOREVER_NS
         self._ahead_ns_max = min(self._behind_ns_max, AHEAD_NS_MAX) if skew_ns_max else FOREVER_NS
@@ -333,6 +337,7 @@ class BinanceWire:
         event = probe.e
         is_book = event is None and bool(bytes(probe.b) and bytes(probe.a) and bytes(probe.u)) and probe.s is not None
         if event not in (Kind.AGG_TRADE, Kind.TRADE) and not is_book:
+            self.leaving = self.leaving or event == SHUTDOWN
             return _unused(probe, recv_ns)
         symbol = self._by_venue.get(probe.s or "")
         if symbol is None:

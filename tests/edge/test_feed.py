@@ -490,3 +490,120 @@ async def test_refused_handshakes_are_reported(status: str) -> None:
             await task
 
     assert ear.links[0] == (False, f"handshake refused: HTTP {status[:3]}")
+
+
+class Venue:
+    """A server that numbers its connections, sends what it is told to on all of them, and ends them when told to."""
+
+    def __init__(self) -> None:
+        self.sockets: list[ServerConnection] = []
+        self.opened = 0
+        self.refuse = False
+
+    async def handle(self, socket: ServerConnection) -> None:
+        """Serve one connection."""
+        if self.refuse:
+            await socket.close(1013)
+            return
+        await answer(socket)
+        self.opened += 1
+        self.sockets.append(socket)
+        with suppress(ConnectionClosed):
+            async for _ in socket:
+                pass
+        self.sockets.remove(socket)
+
+    async def tell(self, text: str) -> None:
+        """Send a frame on every connection."""
+        for socket in list(self.sockets):
+            await socket.send(text)
+
+
+async def test_f13_an_announced_end_is_preceded_by_a_successor() -> None:
+    """The second connection delivers before the first one is left; nobody hears of a lost link, and no frame is lost."""
+    ear, venue = Ear(), Venue()
+    async with running(venue.handle, ear) as feed:
+        await until(lambda: ear.links, "the first link")
+        feed.renew()
+        await until(lambda: len(venue.sockets) == 2, "two connections")
+        number = 0
+        while venue.opened < 2 or len(venue.sockets) > 1:
+            await venue.tell(f'{{"stream":"btcusdt@trade","data":{number}}}')
+            number += 1
+            await asyncio.sleep(0.01)
+        await venue.tell('{"stream":"btcusdt@trade","data":"last"}')
+        await until(lambda: any(b"last" in frame for frame in ear.frames), "a frame of the successor")
+
+    assert {f'{{"stream":"btcusdt@trade","data":{one}}}'.encode() for one in range(number)} <= set(ear.frames)
+    assert ear.links[:1] == [(True, "1 streams")]
+    assert all(up for up, _ in ear.links)
+    assert feed.connects == 2
+
+
+async def test_f13_a_successor_takes_over_when_the_first_connection_ends_meanwhile() -> None:
+    """The venue closes the old connection during the overlap: the link stays up."""
+    ear, venue = Ear(), Venue()
+    async with running(venue.handle, ear) as feed:
+        await until(lambda: ear.links, "the first link")
+        feed.renew()
+        await until(lambda: feed.connects == 2, "a successor")
+        await venue.sockets[0].close(1001)
+        await until(lambda: len(venue.sockets) == 1, "the end of the first")
+        await venue.tell('{"stream":"btcusdt@trade","data":1}')
+        await until(lambda: ear.frames, "a frame of the successor")
+
+    assert [up for up, _ in ear.links] == [True]
+    assert venue.opened == 2
+
+
+async def test_f13_connections_are_renewed_before_the_venue_s_day_is_over() -> None:
+    """Again and again, each time without a gap; without announcement."""
+    ear, venue = Ear(), Venue()
+    async with running(venue.handle, ear, patience=Patience(life_s=0.1)) as feed:
+        await until(lambda: venue.opened >= 3, "two renewals")
+        assert feed.connects >= 2
+
+    assert all(up for up, _ in ear.links)
+    assert len(ear.links) == 1
+
+
+async def test_f13_a_successor_that_does_not_come_up_leaves_the_first_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Refused twice, then taken: the first connection serves all the while."""
+    monkeypatch.setattr("daemon.edge.feed.RENEW_RETRY_S", 0.05)
+    ear, venue = Ear(), Venue()
+    async with running(venue.handle, ear) as feed:
+        await until(lambda: ear.links, "the first link")
+        venue.refuse = True
+        feed.renew()
+        await until(lambda: feed.dials >= 3, "two vain dials")
+        await venue.tell('{"stream":"btcusdt@trade","data":1}')
+        await until(lambda: ear.frames, "a frame")
+        venue.refuse = False
+        await until(lambda: venue.opened == 2, "a successor")
+
+    assert all(up for up, _ in ear.links)
+
+
+async def test_f13_what_is_cancelled_meanwhile_leaves_no_connection_behind() -> None:
+    """The daemon stops during the overlap: both connections are gone."""
+    ear, venue = Ear(), Venue()
+    async with running(venue.handle, ear) as feed:
+        await until(lambda: ear.links, "the first link")
+        feed.renew()
+        await until(lambda: feed.connects == 2, "a successor")
+    await until(lambda: not venue.sockets, "no connections")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1}}', b'{"e":"serverShutdown","E":1}'],
+)
+def test_f13_the_decoder_notes_the_announcement(frame: bytes) -> None:
+    """In either form; other events are no announcement."""
+    wire = BinanceWire([])
+    wire.decode(b'{"stream":"x@kline_1m","data":{"e":"kline","E":1}}', 1)
+    assert not wire.leaving
+    wire.decode(frame, 1)
+    assert wire.leaving
