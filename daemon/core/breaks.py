@@ -7,6 +7,7 @@ PERSISTS_NS = 60 * NS_PER_S
 """An asset that differs for longer than this, over at least two comparisons, halts trading (T2)."""
 VERDICTS_MIN = 2
 UNEXPLAINED = "unexplained change"
+TAKEN_BACK = f"{UNEXPLAINED} taken back: it is explained now"
 DEPOSIT = "deposit"
 WITHDRAWAL = "withdrawal"
 EXTERNAL_TRADE = "external trade"

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Final, TypeVar
 
 import structlog
@@ -273,6 +274,10 @@ class SqlLedger:
     async def first_flow(self) -> int:
         """Return when the books were opened (ns UTC), 0 when they were not."""
         return await self._ask(rows.first_flow)
+
+    async def unexplained(self, since_ns: int) -> dict[str, Decimal]:
+        """Return by asset what was booked without an explanation since a time (ns UTC) and not taken back."""
+        return await self._ask(lambda connection, book: rows.unexplained(connection, book, since_ns))
 
     async def last_trades(self) -> dict[str, int]:
         """Return the newest numeric trade id booked for each symbol."""

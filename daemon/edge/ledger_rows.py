@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Insert, Row, Select, Table, func, insert, sel
 from sqlalchemy.dialects import postgresql, sqlite
 
 from daemon.core.books import Books, exactly
+from daemon.core.breaks import UNEXPLAINED
 from daemon.domain.events import Booked, Flow, Persist, Recorded, Submit
 from daemon.domain.orders import (
     TERMINAL,
@@ -243,6 +244,19 @@ def first_flow(connection: Connection, book: int) -> int:
     """Return when the books were opened (ns UTC), 0 when they were not."""
     column = tables.flows.c
     return int(connection.scalar(select(func.min(column.ts_ns)).where(column.book == book)) or 0)
+
+
+def unexplained(connection: Connection, book: int, since_ns: int) -> dict[str, Decimal]:
+    """Return by asset what was booked without an explanation since a time (ns UTC) and not taken back; no zeros."""
+    column = tables.flows.c
+    query = select(column.asset, column.amount).where(
+        column.book == book, column.ts_ns >= since_ns, column.detail.startswith(UNEXPLAINED, autoescape=True)
+    )
+    sums: dict[str, Decimal] = {}
+    with exactly():
+        for asset, amount in connection.execute(query):
+            sums[asset] = sums.get(asset, ZERO) + amount
+    return {asset: amount for asset, amount in sums.items() if amount}
 
 
 def last_trades(connection: Connection, book: int) -> dict[str, int]:

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from daemon.core.books import Books, exactly
-from daemon.core.breaks import DEPOSIT, EXTERNAL_TRADE, UNEXPLAINED, WITHDRAWAL
+from daemon.core.breaks import DEPOSIT, EXTERNAL_TRADE, TAKEN_BACK, UNEXPLAINED, WITHDRAWAL
 from daemon.domain.errors import Transient
 from daemon.domain.events import Flow
 from daemon.domain.orders import OrderState, Side
@@ -173,23 +173,37 @@ class Outsiders:
         of the opening balances.
         """
         opened_ns = await self.opened()
-        later: list[Change] = []
+        later: list[VenueTrade] = []
         for trade in trades:
             age_ns = trade.time * NS_PER_MS - opened_ns
             if opened_ns and age_ns > SKEW_NS:
-                later.extend(legs(symbol, trade))
+                later.append(trade)
             elif opened_ns and age_ns > -SKEW_NS:
                 self._perhaps.setdefault(symbol, {})[trade.id] = trade
-        await self._book_new(later)
+        await self._book_new(symbol, later)
 
-    async def _book_new(self, found: list[Change]) -> bool:
+    async def _book_new(self, symbol: str, trades: Iterable[VenueTrade]) -> bool:
         """Book the legs that are not booked yet; true when there was one."""
+        found = {leg[2]: (leg, trade.time * NS_PER_MS) for trade in trades for leg in legs(symbol, trade)}
         if not found:
             return False
-        booked = await self._ledger.known_flows(tuple(detail for _, _, detail in found))
-        new = [leg for leg in found if leg[2] not in booked]
-        await self._book(new)
+        booked = await self._ledger.known_flows(tuple(found))
+        new = [one for detail, one in found.items() if detail not in booked]
+        if new:
+            oldest_ns = min(time_ns for _, time_ns in new)
+            changes = [leg for leg, _ in new]
+            await self._book([*await self._explained_now({asset for asset, _, _ in changes}, oldest_ns), *changes])
         return bool(new)
+
+    async def _explained_now(self, assets: set[str], since_ns: int) -> list[Change]:
+        """Return what takes back the changes booked as unexplained since a trade of which REST tells only now.
+
+        Without it the trade would be booked twice. What it does not account for differs again, and is looked at anew.
+        """
+        if not await self._ledger.flush(FLUSH_S):
+            raise Transient("flows: the ledger cannot be written")
+        booked = await self._ledger.unexplained(since_ns - SKEW_NS)
+        return [(asset, -amount, TAKEN_BACK) for asset, amount in sorted(booked.items()) if asset in assets]
 
     async def _settle_perhaps(self, amounts: dict[str, Decimal]) -> bool:
         """Book the trades of about the opening that make up a difference; true when there were any."""
@@ -198,7 +212,7 @@ class Outsiders:
             found = [leg for trade in trades.values() for leg in legs(symbol, trade)]
             if amounts.get(base) == sum((amount for asset, amount, _ in found if asset == base), ZERO):
                 del self._perhaps[symbol]
-                if await self._book_new(found):
+                if await self._book_new(symbol, trades.values()):
                     return True
         return False
 
