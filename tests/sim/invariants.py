@@ -231,7 +231,7 @@ class Checks:
             self._exposure(order)
 
     def _exposure(self, order: Any) -> None:
-        """I4: what this asset would weigh if every open buy filled and no sell did."""
+        """I4: what this asset would weigh if every open buy of ours filled and no sell did."""
         books, venue = self.world.exchange.books, self.world.exchange.venue
         spec = venue.desk.specs[order.index]
         worst = held = ZERO
@@ -247,7 +247,7 @@ class Checks:
             (
                 one.left * one.price
                 for one in books.orders
-                if one.is_open and one.side == "BUY" and one.index == order.index
+                if one.is_open and not one.external and one.side == "BUY" and one.index == order.index
             ),
             ZERO,
         )
