@@ -44,6 +44,13 @@ class Columns:
         column = self._open.get(close_ns, {})
         return tuple(symbol for symbol in self.symbols if symbol not in column)
 
+    def due(self, passed_ns: int) -> bool:
+        """Say whether ``drain`` would append a column."""
+        if not self._open:
+            return False
+        oldest = min(self._open)
+        return oldest <= passed_ns or len(self._open[oldest]) >= len(self.symbols)
+
     def drain(self, passed_ns: int) -> list[tuple[int, tuple[Bar, ...]]]:
         """Append every column that is complete, or that lies at or before ``passed_ns`` (nothing more will come for it).
 

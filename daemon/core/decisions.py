@@ -112,9 +112,8 @@ class Decisions:
 
     # ------------------------------------------------------------------ asking
 
-    def closed(self, done: list[tuple[int, tuple[Bar, ...]]], exchange_ns: int) -> tuple[Effect, ...]:
-        """Take appended columns; decide on the newest one when it is current and due."""
-        state = self._state
+    def closed(self, done: list[tuple[int, tuple[Bar, ...]]], exchange_ns: int, barrier_ns: int) -> tuple[Effect, ...]:
+        """Take columns, complete since ``barrier_ns`` and appended; decide on the newest one when it is current and due."""
         for _, bars in done:
             self._pending.extend(bars)
         if len(self._pending) > PENDING_BARS_MAX:
@@ -128,7 +127,7 @@ class Decisions:
         self._turn = turn
         if exchange_ns - close_ns >= self._config.bar_ns:
             return NONE  # history, or catching up after an outage
-        self._barrier_ns = state.now_ns
+        self._barrier_ns = barrier_ns
         effects: tuple[Effect, ...] = NONE
         if self.reseed or self._columns.amended:
             effects = self._seed() if self.up else NONE

@@ -6,6 +6,7 @@ acks, fills, answers ─▶ blotter, account
 """
 
 from daemon.core import causes as cause
+from daemon.core.barrier import Barrier
 from daemon.core.breaks import told
 from daemon.core.config import EngineConfig
 from daemon.core.decisions import Decisions
@@ -75,6 +76,7 @@ class Engine:
         self.exits = ExitDesk(config, self.state)
         self.orders = OrderDesk(config, self.state, self.exits)
         self.decisions = Decisions(config, self.state, self.markets.columns)
+        self.barrier = Barrier(self.state, self.markets, self.decisions)
         self._losses_ns = 0
         self._timer_ns = 0
         self._lag_until_ns = 0
@@ -103,17 +105,8 @@ class Engine:
         if hit is not None:
             effects += self.exits.stop(hit) + self._persist()
         if effects:
-            effects += self._columns()
+            effects += self.barrier.look()
         return effects
-
-    def _columns(self) -> tuple[Effect, ...]:
-        """Append columns that are complete now, and decide on the newest when it is due."""
-        state = self.state
-        exchange_ns = state.now_ns - state.offset_ns
-        done = self.markets.columns.drain(self.markets.passed_ns(exchange_ns))
-        if not done:
-            return NONE
-        return self.decisions.closed(done, exchange_ns)
 
     # ------------------------------------------------------------------ everything else
 
@@ -127,7 +120,7 @@ class Engine:
         )
         self.state.now_ns = max(self.state.now_ns, ts_ns)
         effects = self._market_event(event) if isinstance(event, MARKET_EVENTS) else self._other_event(event)
-        return effects + self._columns() + self._show()
+        return effects + self.barrier.look() + self._show()
 
     def _market_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901, PLR0912 - one case per event
         match event:
@@ -175,7 +168,7 @@ class Engine:
             case Decided():
                 return self.decisions.decided(event)
             case Proceed():
-                return self.decisions.proceed()
+                return self.decisions.proceed() + self.barrier.proceed()
             case Denied():
                 return self.orders.denied(event)
             case Command():

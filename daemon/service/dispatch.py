@@ -52,7 +52,7 @@ ORDERS_PER_TURN = 2
 HELD_ROWS_MAX = 2_000
 """Rows that wait while orders leave; beyond it they are written at once."""
 REPAIR_PAUSE_S = 0.5
-SWITCH_S = 0.0005
+SWITCH_S = 0.0001
 """How long a thread of ours may keep the interpreter while the loop wants it."""
 ZERO = Decimal(0)
 
