@@ -242,22 +242,24 @@ class Decisions:
         verdicts = yield from quietly(door.judge_pieces(state, made.intents, PIECE))
         yield NONE
         sent, stopped = len(verdicts.approved), len(verdicts.refused)
-        if made.intents:
-            record: dict[str, object] = {
-                "seq": asked.seq,
-                "close_ns": asked.close_ns,
-                "symbols": targets.symbols,
-                "targets": targets.weights,
-                "weights": asked.weights,
-                "forecast": targets.forecast,
-                "status": targets.status,
-                "rung": targets.rung,
-                "binding": targets.binding,
-            }
-            yield (door.submit(request.decision, made, verdicts, record),)
         outcome = "submitted" if sent else "refused" if stopped else "no_change"
         detail = verdicts.refused[0].detail if stopped else ""
+        # Told before the orders are made durable: the ledger's thread would share the interpreter with whoever is told.
         yield (self._step(asked.close_ns, outcome, detail, targets=targets, approved=sent, refused=stopped),)
+        if not made.intents:
+            return
+        record: dict[str, object] = {
+            "seq": asked.seq,
+            "close_ns": asked.close_ns,
+            "symbols": targets.symbols,
+            "targets": targets.weights,
+            "weights": asked.weights,
+            "forecast": targets.forecast,
+            "status": targets.status,
+            "rung": targets.rung,
+            "binding": targets.binding,
+        }
+        yield (door.submit(request.decision, made, verdicts, record),)
 
     def _request(self, asked: Decide, targets: Targets, equity: Decimal) -> PlanRequest:
         """Return everything the plan depends on, as it is now."""

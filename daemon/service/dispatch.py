@@ -1,9 +1,7 @@
 """From effects to ports: what the engine asks for, done by whoever can."""
 
 import asyncio
-import gc
 import itertools
-import sys
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -43,17 +41,17 @@ from daemon.edge.market import MarketData
 from daemon.edge.supervisor import JOBS_MAX, Supervisor
 from daemon.edge.turns import Turns
 from daemon.edge.worker import Worker
+from daemon.service.heap import Heap
 
 log = structlog.get_logger("ballast")
 
 RETRY_S_MAX = 15.0
 ORDERS_PER_TURN = 2
 """Orders started between two turns of the loop, 0.2 ms of signing each: few, so that trades are heard in between."""
+ROWS_PER_TURN = 25
 HELD_ROWS_MAX = 2_000
 """Rows that wait while orders leave; beyond it they are written at once."""
 REPAIR_PAUSE_S = 0.5
-SWITCH_S = 0.0001
-"""How long a thread of ours may keep the interpreter while the loop wants it."""
 ZERO = Decimal(0)
 
 
@@ -73,11 +71,12 @@ class Dispatcher:
         watch: Callable[[Effect], None],
         stopping: Callable[[], bool],
         turns: Turns | None = None,
+        heap: Heap | None = None,
     ) -> None:
         """Plug the ports in.
 
         ``watch`` sees every effect for metrics and API, ``stopping`` says when nothing may leave, at ``turns`` answers wait
-        while orders leave.
+        while orders leave, ``heap`` is settled when trading begins.
         """
         self._turns = turns or Turns()
         self._ledger = ledger
@@ -91,7 +90,7 @@ class Dispatcher:
         self._stopping = stopping
         self._leaving = 0
         self._held: list[Booked | Recorded | Persist] = []
-        self._settled = False
+        self._heap = heap
 
     def __call__(self, effect: Effect) -> None:
         """Carry out one effect; one that fails halts trading and takes none of those behind it with it."""
@@ -139,9 +138,8 @@ class Dispatcher:
                 log.warning(effect.code, detail=effect.detail, symbol=effect.symbol)
             case StateChanged():
                 log.info("trading_state", state=effect.state.value, causes=effect.causes)
-                if effect.state is TradingState.ACTIVE and not self._settled:
-                    self._settled = True
-                    settle_process()
+                if effect.state is TradingState.ACTIVE and self._heap is not None:
+                    self._heap.settle()
             case Step():
                 log.info("decision", **summary(effect))
 
@@ -195,6 +193,8 @@ class Dispatcher:
                 if number % ORDERS_PER_TURN == 0:
                     await asyncio.sleep(0)
             await asyncio.sleep(0)  # the last ones are under way
+            if self._leaving == 1:
+                await self._write_held()
         finally:
             self._turns.release()
             self._leaving -= 1
@@ -211,6 +211,14 @@ class Dispatcher:
             return
         self._release()
         self._ledger.record(effect)
+
+    async def _write_held(self) -> None:
+        """Queue the rows that waited a few at a time: those of a hundred orders take 2 ms together."""
+        while len(self._held) > ROWS_PER_TURN:
+            some, self._held = self._held[:ROWS_PER_TURN], self._held[ROWS_PER_TURN:]
+            for effect in some:
+                self._ledger.record(effect)
+            await asyncio.sleep(0)
 
     def _release(self) -> None:
         """Queue the rows that waited, in their order."""
@@ -291,18 +299,6 @@ class Dispatcher:
 def pause_s(attempt: int) -> float:
     """Return how long to wait after so many vain attempts (>= 1), seconds."""
     return min(RETRY_S_MAX, 0.25 * 2.0 ** min(attempt, 10))
-
-
-def settle_process() -> None:
-    """Keep the garbage collector off what lives as long as the daemon, and our own threads off the loop.
-
-    ccxt's tables and our modules are some 300,000 objects: walking them stops the loop for 100 to 300 ms, in the middle of
-    trading. Frozen before the first decision they are never walked again. A thread that computes (the ledger writes rows)
-    keeps the interpreter for 5 ms by default while the loop waits for it.
-    """
-    gc.collect()
-    gc.freeze()
-    sys.setswitchinterval(SWITCH_S)
 
 
 def summary(step: Step) -> dict[str, object]:

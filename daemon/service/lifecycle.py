@@ -29,8 +29,9 @@ from daemon.outlets.metrics import Metrics, MetricsListener, Snapshot
 from daemon.service import venues
 from daemon.service.desk import Desk, Facts
 from daemon.service.dispatch import Dispatcher
+from daemon.service.heap import Heap
 from daemon.service.killwatch import KillWatch
-from daemon.service.recording import Recording, journal_of
+from daemon.service.recording import Recording, journal_of, quiet
 from daemon.service.stages import Stage, stop_in
 from daemon.service.standby import Standby
 from daemon.service.steady import SteadyClock
@@ -71,6 +72,7 @@ class Service:
         self.worker = Worker(self.emit, self.clock, worker_config(settings))
         self.metrics = Metrics(settings.universe, version=self.version, mode=settings.mode)
         self.conflator = Conflator()
+        self.heap = Heap()
         self.loop_lag_s = 0.0
         self.ready_ns = 0
         self.offset_ns = 0
@@ -82,7 +84,7 @@ class Service:
         self.upkeep: Upkeep | None = None
         self.fatal: BaseException | None = None
         self._parts: venues.VenueParts | None = None
-        self._closers: list[Callable[[], Any]] = []
+        self._closers: list[Callable[[], Any]] = [self.heap.release]
         self._watchers: list[Callable[[Effect], None]] = []
 
     # ------------------------------------------------------------------ events
@@ -176,6 +178,7 @@ class Service:
                 watch=self._watch,
                 stopping=lambda: self._stopping,
                 turns=parts.turns,
+                heap=self.heap,
             ),
             on_tick=parts.on_tick,
         )
@@ -283,8 +286,7 @@ class Service:
             if self.loop_lag_s > AWAY_S and self.upkeep is not None:
                 self.upkeep.hurry()
             self.kills.check()
-            if self.wire.leaving:
-                self.wire.leaving = False
+            if self.wire.announced():
                 self.feed.renew()
             for book in self.conflator.flush(self.wire):
                 self.emit(book)
@@ -294,6 +296,7 @@ class Service:
             if count % FLUSH_TIMERS == 0:
                 self.recording.beat()
                 self.supervisor.job("journal", self.recording.flush())
+                self.heap.tidy(quiet=quiet(self.engine))
                 self._note_ready(now_ns)
                 if self.upkeep is not None:
                     self.upkeep.look(writable=self.ledger.writable)

@@ -160,7 +160,7 @@ class BinanceWire:
     Attributes
     ----------
     leaving
-        True once the venue has announced the end of the connection (``serverShutdown``); taken back by the caller.
+        True once the venue has announced the end of the connection (``serverShutdown``).
     offset_ns
         Venue clock minus our clock as measured, ns; set by the caller whenever it measures.
     """
@@ -199,6 +199,11 @@ class BinanceWire:
         if route is None:
             return self._slow(frame, recv_ns)
         return route(frame, recv_ns)
+
+    def announced(self) -> bool:
+        """Say, once, that the venue has announced the end of the connection."""
+        announced, self.leaving = self.leaving, False
+        return announced
 
     def kind_of(self, frame: bytes) -> tuple[Kind, str]:
         """Return kind and symbol by the stream name alone; (OTHER, "") for everything not in the universe."""

@@ -604,6 +604,7 @@ def test_f13_the_decoder_notes_the_announcement(frame: bytes) -> None:
     """In either form; other events are no announcement."""
     wire = BinanceWire([])
     wire.decode(b'{"stream":"x@kline_1m","data":{"e":"kline","E":1}}', 1)
-    assert not wire.leaving
+    assert not wire.announced()
     wire.decode(frame, 1)
-    assert wire.leaving
+    assert wire.announced()
+    assert not wire.announced()

@@ -1,19 +1,18 @@
 """Orders leave one after the other while the loop stays awake; what came back is written when the last has left."""
 
 import asyncio
-import gc
-from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from daemon.domain.events import Booked, Effect, Persist, StateChanged, Submit, TradingState
+from daemon.domain.events import Booked, Effect, Persist, Submit
 from daemon.domain.orders import Approved, Cause, Intent, Side, Tif
 from daemon.edge.clock import Clock
 from daemon.edge.supervisor import Supervisor
 from daemon.service import dispatch
 from daemon.service.dispatch import Dispatcher
+from daemon.service.heap import Heap
 
 ORDERS = 9
 
@@ -63,7 +62,7 @@ class Ports:
 class Rig:
     """A dispatcher over such ports."""
 
-    def __init__(self) -> None:
+    def __init__(self, heap: Heap | None = None) -> None:
         """Plug everything in."""
         self.ports = Ports()
         clock = Clock()
@@ -79,6 +78,7 @@ class Rig:
             clock=clock,
             watch=lambda _effect: None,
             stopping=lambda: False,
+            heap=heap,
         )
         self.ports.answer = self.dispatch
 
@@ -123,20 +123,3 @@ async def test_the_loop_turns_while_orders_leave() -> None:
     await asyncio.gather(hear(), rig.jobs.settle(5.0))
 
     assert {dispatch.ORDERS_PER_TURN, 2 * dispatch.ORDERS_PER_TURN} <= set(turns)
-
-
-@pytest.fixture
-def thawed() -> Iterator[None]:
-    """Give the collector back what a test froze."""
-    yield
-    gc.unfreeze()
-
-
-async def test_what_lives_for_ever_is_frozen_when_trading_begins(thawed: None) -> None:
-    """The collector never walks ccxt's tables in the middle of trading."""
-    rig = Rig()
-    rig.dispatch(StateChanged(TradingState.REDUCING, (), 1))
-    before = gc.get_freeze_count()
-    rig.dispatch(StateChanged(TradingState.ACTIVE, (), 2))
-
-    assert gc.get_freeze_count() > before + 1000

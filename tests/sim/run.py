@@ -73,6 +73,7 @@ def simulate(
                     World(loop, clock, chance, folder=folder, seed=seed), scribe, minutes, (faults, only)
                 )
             finally:
+                gc.enable()  # a killed daemon gives nothing back
                 gc.collect()  # here, where finalisers still know that nothing is left to close
                 asyncio.set_event_loop(None)
                 loop.close()
