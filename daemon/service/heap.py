@@ -46,5 +46,4 @@ class Heap:
         """Give the choice back to Python: the daemon ends."""
         if self._settled:
             self._settled = False
-            gc.unfreeze()
             gc.enable()

@@ -19,6 +19,8 @@ from tests.e2e.kit import Daemon, Exchange, http, until
 
 SEEDS = range(1, 11)
 FAULTS_S = 2.5
+FAULTS_S_MAX = 15.0
+FIRED_MIN = 3
 GAP_S = 0.3
 """Mean time between two faults."""
 ORDER = "POST /api/v3/order"
@@ -42,9 +44,11 @@ class Chaos:
         self.rules[self.exchange.fault(match, action, seed=self.rng.randrange(10**9), **more)] = name
 
     def run(self, seconds: float) -> Counter[str]:
-        """Let faults happen, heal; return how often each one did."""
-        end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s:
+        """Let faults happen, for longer while too few did (no order may be on its way), heal; return how often each one did."""
+        begun_s = time.monotonic()
+        while time.monotonic() < begun_s + seconds or (
+            self._fired() < FIRED_MIN and time.monotonic() < begun_s + FAULTS_S_MAX
+        ):
             name, script = self.rng.choice(FAULTS)
             self.done[name] += 0
             script(self, self.rng)
@@ -55,6 +59,9 @@ class Chaos:
         self.exchange.heal()
         self.exchange.steer("fee", rate="0.001")
         return self.done
+
+    def _fired(self) -> int:
+        return sum(self.done.values()) + sum(map(int, self.exchange.ask("/sim/faults")["fired"].values()))
 
 
 def on_orders(name: str, action: str, **more: Any) -> tuple[str, Script]:
@@ -196,5 +203,5 @@ def test_a_seed_over_loopback_keeps_every_invariant(bench: Bench, seed: int) -> 
         timeout_s=HEALED_S, what="trading", why=lambda: f"{daemon.api('status')}\n{daemon.tail()}",
     )  # fmt: skip
 
-    assert sum(fired.values()) >= 3, fired
+    assert sum(fired.values()) >= FIRED_MIN, fired
     assert max(sends.values()) == 1, "an order was sent twice"
