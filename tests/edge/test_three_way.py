@@ -132,49 +132,6 @@ async def test_a_trade_by_hand_becomes_flows_of_both_assets(live: Rig) -> None:
     assert books.positions == {}
 
 
-@pytest.mark.parametrize("restart", [False, True])
-async def test_a_trade_that_rest_tells_of_late_is_not_booked_twice(
-    live: Rig, monkeypatch: pytest.MonkeyPatch, *, restart: bool
-) -> None:
-    """The difference was booked as unexplained before the trade behind it was shown: that is taken back then (F34)."""
-    monkeypatch.setattr("daemon.edge.outsiders.SKEW_NS", 0)  # the books of this test were opened a moment ago
-    await live.ledger.flush(5)
-    opened_ns = await live.venue.reconciler.outsiders.opened()
-    assert opened_ns
-    await until(lambda: live.sim.clock() > opened_ns + 5_000_000)
-    no_history(live)
-    live.fault("GET /api/v3/myTrades", "omit", times=0, share=1.0)
-    by_hand(live)
-    await agreed_by_comparing(live)
-    assert {flow.detail for flow in flows(live)} == {"unexplained change"}
-
-    live.sim.faults.clear()
-    no_history(live)
-    if restart:  # nothing of it is remembered but what lies in the ledger
-        live.venue.reconciler.outsiders._seen.clear()
-    await agreed_after(live)
-    sums: dict[str, Decimal] = {}
-    for flow in flows(live):
-        sums[flow.asset] = sums.get(flow.asset, D(0)) + flow.amount
-    named = [flow for flow in flows(live) if flow.detail.startswith("external trade")]
-
-    assert (await live.ledger.books()).total == truth(live)
-    assert {flow.asset for flow in named} == {"BTC", "USDT"}
-    assert {asset: amount for asset, amount in sums.items() if amount} == {
-        asset: sum((flow.amount for flow in named if flow.asset == asset), D(0)) for asset in ("BTC", "USDT")
-    }
-
-
-async def agreed_after(live: Rig) -> None:
-    """Compare until the trade has been named, and then until the last comparison agrees."""
-    async with asyncio.timeout(20):
-        while not any(flow.detail.startswith("external trade") for flow in flows(live)):
-            await asyncio.sleep(0.1)
-            live.venue.reconciler.noticed("BTC/USDT")
-            await live.venue.reconcile()
-    await agreed_by_comparing(live)
-
-
 async def test_a_sale_by_hand_of_what_is_ours_is_ours(live: Rig) -> None:
     """A person sells more than the external part: the rest is a flow of ours, and the position follows the account."""
     await live.submit(live.intent(notional=1_000))

@@ -80,3 +80,8 @@ def test_what_can_never_happen_is_said() -> None:
     with pytest.raises(StuckError):
         loop.run_until_complete(loop.create_future())
     loop.close()
+
+
+def test_f38_a_trade_by_hand_that_is_shown_late_is_not_booked_twice() -> None:
+    """Seed 10041: booked as unexplained, then named; before it was taken back the books differed for good."""
+    assert simulate(10041, 10.0).found == []
