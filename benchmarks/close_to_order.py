@@ -4,7 +4,6 @@ The clock starts with the frame or timer that completes the barrier (A6) and sto
 received the last byte of the last order. The naive stack runs before and after ours against the same exchange.
 """
 
-import argparse
 import asyncio
 import json
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.alone import alone
 from benchmarks.line import KEY, SECRET, Passage, publish_model, trading, universe, venue_options
 from benchmarks.venue import Venue, pin, running
 
@@ -98,9 +98,9 @@ async def measure(n: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def run(sizes: Sequence[int] = SIZES, rounds: int | None = None) -> dict[str, Any]:
-    """Measure every size and return medians, ms, and ratios."""
-    found = {str(n): asyncio.run(measure(n, rounds or ROUNDS.get(n, 10))) for n in sizes}
+def run(assets: Sequence[int] = SIZES, rounds: int = 0) -> dict[str, Any]:
+    """Measure every size, each in its usual number of rounds when none is given; return medians, ms, and ratios."""
+    found = {str(n): asyncio.run(measure(n, rounds or ROUNDS.get(n, 10))) for n in assets}
     return {"name": "close_to_order", "goal": GOAL, "assets": found}
 
 
@@ -129,17 +129,8 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--rounds", type=int, default=0)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
-    result = run(args.assets, args.rounds or None)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        report(result)
-    return 0
+    """Run from the command line."""
+    return alone(run, report, argv, about=__doc__, assets=SIZES, rounds=0)
 
 
 if __name__ == "__main__":

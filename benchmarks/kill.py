@@ -7,7 +7,6 @@ blocked (SIGSTOP) in the moment of the kill; another process holds the ledger lo
 of new orders.
 """
 
-import argparse
 import contextlib
 import json
 import secrets
@@ -23,6 +22,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+from benchmarks.alone import alone  # noqa: E402
 from tests.e2e.kit import SECRET, Daemon, Exchange, bare, suffering, until  # noqa: E402
 
 SYMBOLS = 56
@@ -184,16 +184,8 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
-    result = run(args.rounds)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        report(result)
-    return 0
+    """Run from the command line."""
+    return alone(run, report, argv, about=__doc__, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

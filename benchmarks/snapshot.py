@@ -4,9 +4,7 @@ A heartbeat of 1 ms runs on the loop while a journal of our own takes a cut: its
 copying included. The copy itself is given in time of the processor, which other jobs do not lengthen. The market is a random walk with a tick size; orders and executions are as many as the engine remembers.
 """
 
-import argparse
 import asyncio
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.alone import alone
 from benchmarks.ingest_engine import config_of
 from daemon.core.blotter import Working
 from daemon.core.engine import Engine
@@ -146,14 +145,8 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true")
-    result = run()
-    if parser.parse_args(argv).json:
-        print(json.dumps(result, indent=1))
-    else:
-        report(result)
-    return 0
+    """Run from the command line."""
+    return alone(run, report, argv, about=__doc__)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,7 @@ The exchange's exchangeInfo has 3,000 symbols, 8 of them alive and in the univer
 the one process that trades.
 """
 
-import argparse
 import asyncio
-import json
 import os
 import socket
 import subprocess
@@ -20,6 +18,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from benchmarks.alone import alone
 from benchmarks.line import KEYS, publish_model, settings_text, universe, venue_options
 from benchmarks.venue import Venue, running
 
@@ -144,16 +143,8 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=START_REPEATS)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
-    result = run(args.repeats)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        report(result)
-    return 0
+    """Run from the command line."""
+    return alone(run, report, argv, about=__doc__, repeats=START_REPEATS)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,7 @@ A restart is the same daemon started again the moment it is dead, which a superv
 ledger is compared with the exchange: orders, fills and balances to the last digit, and no order twice.
 """
 
-import argparse
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -22,6 +20,7 @@ from typing import Any
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+from benchmarks.alone import alone  # noqa: E402
 from tests.e2e.conftest import STRONG  # noqa: E402
 from tests.e2e.kit import Daemon, Exchange, assert_same, until  # noqa: E402
 from tests.edge.postgres import REMEDY, ROLE, Server, binaries  # noqa: E402
@@ -159,16 +158,8 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
-    result = run(args.rounds)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        report(result)
-    return 0
+    """Run from the command line."""
+    return alone(run, report, argv, about=__doc__, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

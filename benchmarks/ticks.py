@@ -5,9 +5,7 @@ stops when the engine has processed it: decoder, bars, stops and journal include
 its time touches.
 """
 
-import argparse
 import asyncio
-import json
 import tempfile
 import time
 from bisect import bisect_right
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.alone import alone
 from benchmarks.line import Passage, publish_model, trading, universe, venue_options
 from benchmarks.venue import running
 from daemon.domain.market import Tick
@@ -131,17 +130,8 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--assets", type=int, default=ASSETS)
-    parser.add_argument("--seconds", type=float, default=SECONDS)
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args(argv)
-    result = run(args.assets, args.seconds)
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        report(result)
-    return 0
+    """Run from the command line."""
+    return alone(run, report, argv, about=__doc__, assets=ASSETS, seconds=SECONDS)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import close_to_order, snapshot, ticks
+from benchmarks.alone import alone
 from benchmarks.line import publish_model, settings_for, trading, universe, venue_options
 from benchmarks.venue import TRADE, running
 from daemon.domain.events import Decide, Decided
@@ -23,6 +24,21 @@ def test_every_benchmark_can_be_run_by_name(name: str) -> None:
 
     assert callable(module.run)
     assert callable(module.main)
+
+
+def test_one_alone_takes_its_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    """Options have the type of their default and come to `run` by name; a table is printed, or JSON."""
+    shown: list[dict[str, Any]] = []
+
+    def run(**chosen: object) -> dict[str, Any]:
+        return dict(chosen)
+
+    defaults: dict[str, Any] = {"rounds": 3, "seconds": 60.0, "assets": (10, 100)}
+    assert alone(run, shown.append, ["--seconds", "2"], about="", **defaults) == 0
+    assert alone(run, shown.append, ["--assets", "7", "8", "--json"], about="", **defaults) == 0
+
+    assert shown == [{"rounds": 3, "seconds": 2.0, "assets": [10, 100]}]
+    assert json.loads(capsys.readouterr().out) == {"rounds": 3, "seconds": 60.0, "assets": [7, 8]}
 
 
 def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
