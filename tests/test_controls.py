@@ -10,13 +10,14 @@ import pytest
 
 from daemon.core.causes import REPEATED
 from daemon.domain.events import Alert, Recorded, Submit
-from daemon.domain.orders import Cause, Check, Intent, OrderState, OrderUpdate, Refused, Side, Tif
+from daemon.domain.orders import Check, Intent, OrderState, OrderUpdate, Refused
 from daemon.edge import tables
 from daemon.edge.clock import Clock
 from daemon.edge.ledger import LedgerConfig, SqlLedger
 from daemon.edge.ledger_read import LedgerReader
 from daemon.outlets.meters import STOPPED_BY, Metrics
 from daemon.settings import json_schema
+from tests.core.driver import make_intent
 
 REPO = Path(__file__).resolve().parent.parent
 DOC = REPO / "docs" / "controls.md"
@@ -115,21 +116,7 @@ def test_every_check_can_happen() -> None:
 
 def intent(number: int) -> Intent:
     """Return an order that wants to exist."""
-    return Intent(
-        client_id=f"b{number:025d}",
-        decision="bar-1-1",
-        leg=number,
-        symbol="BTC/USDT",
-        side=Side.BUY,
-        qty=Decimal(1),
-        limit=Decimal(100),
-        tif=Tif.IOC,
-        cause=Cause.REBALANCE,
-        exit=False,
-        reference=Decimal(100),
-        ts_ns=T,
-        expires_ns=T + 2,
-    )
+    return make_intent(client_id=f"b{number:025d}", decision="bar-1-1", leg=number, ts_ns=T, expires_ns=T + 2)
 
 
 async def test_every_refusal_has_a_reason_a_metric_and_a_row(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from daemon.domain.events import (
     WorkerUp,
 )
 from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book, Instrument, Tick
-from daemon.domain.orders import Approved, Fill, OrderState, OrderUpdate, Side, Tif
+from daemon.domain.orders import Approved, Cause, Fill, Intent, OrderState, OrderUpdate, Side, Tif
 from daemon.domain.signal import Targets
 from risk.limits import Limits
 
@@ -73,6 +73,26 @@ def make_config(**changes: object) -> EngineConfig:
         "decision_deadline_ns": NS_PER_S // 2,
     }
     return EngineConfig(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def make_intent(**changes: object) -> Intent:
+    """Return a wish to buy 1 BTC at up to 100; any field may be another."""
+    values: dict[str, object] = {
+        "client_id": "b1",
+        "decision": "d1",
+        "leg": 0,
+        "symbol": "BTC/USDT",
+        "side": Side.BUY,
+        "qty": Decimal(1),
+        "limit": Decimal(100),
+        "tif": Tif.IOC,
+        "cause": Cause.REBALANCE,
+        "exit": False,
+        "reference": Decimal(100),
+        "ts_ns": 1,
+        "expires_ns": 2,
+    }
+    return Intent(**{**values, **changes})  # type: ignore[arg-type]
 
 
 class Driver:

@@ -24,7 +24,6 @@ from daemon.domain.errors import AlreadyRunning, ConfigError
 from daemon.domain.events import Booked, Flow, Persist, Recorded, Submit
 from daemon.domain.orders import (
     Approved,
-    Cause,
     Check,
     Fill,
     Intent,
@@ -41,6 +40,7 @@ from daemon.edge.database import engine_of, place_of
 from daemon.edge.ledger import LedgerConfig, SqlLedger
 from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.ledger_store import Superseded, Ticket
+from tests.core import driver
 from tests.edge.postgres import Server
 
 D = Decimal
@@ -49,22 +49,15 @@ S_NS = 1_000_000_000
 
 def make_intent(n: int, **changes: object) -> Intent:
     """Return the n-th intent of decision d<n>."""
-    intent = Intent(
-        client_id=f"b{n:025d}",
-        decision=f"d{n}",
-        leg=0,
-        symbol="BTC/USDT",
-        side=Side.BUY,
-        qty=D("0.5"),
-        limit=D("100.10"),
-        tif=Tif.IOC,
-        cause=Cause.REBALANCE,
-        exit=False,
-        reference=D(100),
-        ts_ns=n,
-        expires_ns=n + 2 * S_NS,
-    )
-    return msgspec.structs.replace(intent, **changes)
+    usual = {
+        "client_id": f"b{n:025d}",
+        "decision": f"d{n}",
+        "qty": D("0.5"),
+        "limit": D("100.10"),
+        "ts_ns": n,
+        "expires_ns": n + 2 * S_NS,
+    }
+    return driver.make_intent(**{**usual, **changes})
 
 
 def make_submit(*intents: Intent, refused: tuple[Refused, ...] = ()) -> Submit:

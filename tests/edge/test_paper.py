@@ -2,7 +2,6 @@ from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from daemon.edge.clock import Clock
 from daemon.edge.latch import KillLatch
 from daemon.edge.ledger import LedgerConfig, SqlLedger
 from daemon.edge.paper import PaperConfig, PaperVenue
+from tests.core.driver import make_intent
 
 D = Decimal
 MS = 1_000_000
@@ -72,22 +72,15 @@ class Desk:
     def intent(self, **changes: object) -> Intent:
         """Return a buy of 0.5 at up to 101."""
         self.number += 1
-        intent = Intent(
-            client_id=f"b{self.number}",
-            decision=f"d{self.number}",
-            leg=0,
-            symbol="BTC/USDT",
-            side=Side.BUY,
-            qty=D("0.5"),
-            limit=D(101),
-            tif=Tif.IOC,
-            cause=Cause.REBALANCE,
-            exit=False,
-            reference=D(100),
-            ts_ns=T0,
-            expires_ns=T0 + 2_000 * MS,
-        )
-        return msgspec.structs.replace(intent, **changes)
+        usual = {
+            "client_id": f"b{self.number}",
+            "decision": f"d{self.number}",
+            "qty": D("0.5"),
+            "limit": D(101),
+            "ts_ns": T0,
+            "expires_ns": T0 + 2_000 * MS,
+        }
+        return make_intent(**{**usual, **changes})
 
     async def send(self, intent: Intent, ts_ns: int = T0) -> None:
         """Commit and send."""

@@ -2,31 +2,17 @@
 
 from decimal import Decimal
 
-from daemon.domain.orders import Cause, Intent, Side, Tif
 from daemon.edge.clock import Clock
 from daemon.edge.lane import Lane, Quota
 from daemon.edge.rest import make_exchange
 from daemon.edge.venue_calls import VenueCalls
+from tests.core.driver import make_intent
 from tests.edge.foreign_kit import CLIENT_ID, loopback
 
 
 async def test_p9_every_order_carries_self_trade_prevention() -> None:
     """The gate refuses the second of two that would meet; should one pass, the venue ends the first."""
-    intent = Intent(
-        client_id=CLIENT_ID,
-        decision="bar-1-1",
-        leg=0,
-        symbol="BTC/USDT",
-        side=Side.BUY,
-        qty=Decimal("0.5"),
-        limit=Decimal(100),
-        tif=Tif.IOC,
-        cause=Cause.REBALANCE,
-        exit=False,
-        reference=Decimal(100),
-        ts_ns=1,
-        expires_ns=2,
-    )
+    intent = make_intent(client_id=CLIENT_ID, qty=Decimal("0.5"))
     async with loopback() as server:
         server.says({"orderId": 1, "status": "NEW", "clientOrderId": CLIENT_ID})
         exchange = make_exchange("binance", rest_url=server.url, api_key="key", api_secret="secret")

@@ -4,14 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.domain.events import Event
-from daemon.domain.orders import TERMINAL, Cause, Fill, Intent, OrderRecord, OrderState, OrderUpdate, Side, Tif
+from daemon.domain.orders import TERMINAL, Fill, OrderRecord, OrderState, OrderUpdate, Side, Tif
 from daemon.edge.tracker import Tracker, later
+from tests.core.driver import make_intent
 
 D = Decimal
-INTENT = Intent(
-    client_id="b1", decision="d1", leg=0, symbol="BTC/USDT", side=Side.BUY, qty=D(10), limit=D(100), tif=Tif.GTC,
-    cause=Cause.REBALANCE, exit=False, reference=D(100), ts_ns=1, expires_ns=2,
-)  # fmt: skip
+INTENT = make_intent(qty=D(10), tif=Tif.GTC)
 
 
 def news(state: OrderState, filled: int = 0, source: str = "stream", venue_id: str = "7") -> OrderUpdate:

@@ -25,10 +25,11 @@ from daemon.domain.events import (
     WorkerDown,
 )
 from daemon.domain.market import Bar, BarFlag, Malformed, RejectReason
-from daemon.domain.orders import Approved, Cause, Check, Fill, Intent, OrderState, OrderUpdate, Refused, Side, Tif
+from daemon.domain.orders import Approved, Cause, Check, Fill, Intent, OrderState, OrderUpdate, Refused, Side
 from daemon.domain.signal import Forecast, NoDecision, NoReason, Targets
 from daemon.outlets.listener import Tokens
 from daemon.outlets.metrics import Metrics, MetricsListener, Snapshot, make_registry, render
+from tests.core.driver import make_intent
 
 S = 1_000_000_000
 T = 1_700_000_000 * S
@@ -108,20 +109,8 @@ FULL = Snapshot(
 
 def intent(client_id: str = "b1", side: Side = Side.BUY, cause: Cause = Cause.REBALANCE) -> Intent:
     """An order that wants to exist."""
-    return Intent(
-        client_id=client_id,
-        decision="bar-1-1",
-        leg=0,
-        symbol="BTC/USDT",
-        side=side,
-        qty=Decimal(1),
-        limit=Decimal(101),
-        tif=Tif.IOC,
-        cause=cause,
-        exit=False,
-        reference=Decimal(100),
-        ts_ns=T,
-        expires_ns=T + S,
+    return make_intent(
+        client_id=client_id, decision="bar-1-1", side=side, limit=Decimal(101), cause=cause, ts_ns=T, expires_ns=T + S
     )
 
 

@@ -37,11 +37,12 @@ from daemon.domain.events import (
     TradingState,
 )
 from daemon.domain.market import Bar, BarFlag
-from daemon.domain.orders import Approved, Cause, Intent, OrderState, OrderUpdate, Side, Tif
+from daemon.domain.orders import Approved, OrderState, OrderUpdate
 from daemon.edge.clock import Clock
 from daemon.edge.supervisor import JOBS_MAX, Supervisor
 from daemon.service import dispatch
 from daemon.service.dispatch import Dispatcher, pause_s
+from tests.core.driver import make_intent
 
 BTC = "BTC/USDT"
 BOOM = KeyError("boom")
@@ -49,22 +50,7 @@ BOOM = KeyError("boom")
 
 def approved(client_id: str) -> Approved:
     """Return an approved order."""
-    intent = Intent(
-        client_id=client_id,
-        decision="d",
-        leg=0,
-        symbol=BTC,
-        side=Side.BUY,
-        qty=Decimal(1),
-        limit=Decimal(1),
-        tif=Tif.IOC,
-        cause=Cause.REBALANCE,
-        exit=False,
-        reference=Decimal(1),
-        ts_ns=1,
-        expires_ns=2,
-    )
-    return Approved(intent, 1)
+    return Approved(make_intent(client_id=client_id, symbol=BTC), 1)
 
 
 SUBMIT = Submit("d", (approved("a"), approved("b")), (), "{}")

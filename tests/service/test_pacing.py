@@ -1,40 +1,25 @@
 """Orders leave one after the other while the loop stays awake; what came back is written when the last has left."""
 
 import asyncio
-from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from daemon.domain.events import Booked, Effect, Persist, Submit
-from daemon.domain.orders import Approved, Cause, Intent, Side, Tif
+from daemon.domain.orders import Approved
 from daemon.edge.clock import Clock
 from daemon.edge.supervisor import Supervisor
 from daemon.service import dispatch
 from daemon.service.dispatch import Dispatcher
 from daemon.service.heap import Heap
+from tests.core.driver import make_intent
 
 ORDERS = 9
 
 
 def approved(number: int) -> Approved:
     """Return an approved order."""
-    intent = Intent(
-        client_id=f"o{number}",
-        decision="d",
-        leg=0,
-        symbol="BTC/USDT",
-        side=Side.BUY,
-        qty=Decimal(1),
-        limit=Decimal(1),
-        tif=Tif.IOC,
-        cause=Cause.REBALANCE,
-        exit=False,
-        reference=Decimal(1),
-        ts_ns=1,
-        expires_ns=2,
-    )
-    return Approved(intent, 1)
+    return Approved(make_intent(client_id=f"o{number}"), 1)
 
 
 class Ports:
