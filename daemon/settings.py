@@ -85,7 +85,8 @@ def load_settings(files: Sequence[str | Path] = (), env: Mapping[str, str] | Non
     problems = contradictions(settings)
     if problems:
         raise ConfigError("\n".join(problems))
-    return settings
+    folders = dict.fromkeys(str(Path(file).absolute().parent) for file in files)
+    return settings.found_in(tuple(folder for folder in folders if _is_text(folder)))
 
 
 def verify_start(settings: Settings) -> None:

@@ -10,9 +10,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, field_validator
 
-from daemon.settings_values import bar_ns, check_url, duration_ns, exchange_ids, parse_capital, split_listen
+from daemon.settings_values import (
+    Duration,
+    DurationOrNever,
+    HttpUrl,
+    Listen,
+    ListenOrOff,
+    Params,
+    WsUrl,
+    as_tuple,
+    bar_ns,
+    duration_ns,
+    exchange_ids,
+    parse_capital,
+)
 
 UNIVERSE_MAX = 500
 """Most pairs one instance trades: the websocket and optimiser sizes that are tested."""
@@ -21,48 +34,6 @@ _PAIR = re.compile(r"[A-Z0-9]{1,20}/[A-Z0-9]{1,20}")
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _INSTANCE = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _MODELS = ("lstm", "gru", "transformer", "arima", "ewma", "zero")
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str):
-        duration_ns(value)
-    return value
-
-
-def _some_duration(value: object) -> object:
-    if value == "":
-        raise ValueError('must be a duration such as "24h"')
-    return _duration(value)
-
-
-def _listen(value: object) -> object:
-    if isinstance(value, str):
-        split_listen(value)
-    return value
-
-
-def _listen_or_off(value: object) -> object:
-    return value if value == "" else _listen(value)
-
-
-def _http(value: object) -> object:
-    return check_url(value, plain="http", secure="https") if isinstance(value, str) else value
-
-
-def _ws(value: object) -> object:
-    return check_url(value, plain="ws", secure="wss") if isinstance(value, str) else value
-
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Duration = Annotated[str, BeforeValidator(_some_duration)]
-DurationOrNever = Annotated[str, BeforeValidator(_duration)]
-Listen = Annotated[str, BeforeValidator(_listen)]
-ListenOrOff = Annotated[str, BeforeValidator(_listen_or_off)]
-HttpUrl = Annotated[str, BeforeValidator(_http)]
-WsUrl = Annotated[str, BeforeValidator(_ws)]
 
 
 class Section(BaseModel):
@@ -322,7 +293,7 @@ class Settings(Section):
     )
     live_confirm: str = Field(default="", description="live starts only when this equals `instance`")
     instance: str = Field(default="main", description="MQTT root, lock name, part of client order ids")
-    universe: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=UNIVERSE_MAX)] = (
+    universe: Annotated[tuple[str, ...], BeforeValidator(as_tuple), Field(min_length=1, max_length=UNIVERSE_MAX)] = (
         "BTC/USDT",
         "ETH/USDT",
         "SOL/USDT",
@@ -334,7 +305,7 @@ class Settings(Section):
     state_dir: str = Field(
         "var", min_length=1, description="models, data, lock, kill latch; ledger and journal per mode"
     )
-    strategy_params: dict[str, object] = Field(default_factory=dict, description="passed to the strategy as they are")
+    strategy_params: Params = Field(default_factory=dict, description="passed to the strategy as they are")
     portfolio: Portfolio = Portfolio()
     exchange: Exchange = Exchange()
     feed: Feed = Feed()
@@ -351,6 +322,7 @@ class Settings(Section):
     ui: Ui = Ui()
     mqtt: Mqtt = Mqtt()
     log: Log = Log()
+    _folders: tuple[str, ...] = PrivateAttr(default=())
 
     @field_validator("universe")
     @classmethod
@@ -397,3 +369,14 @@ class Settings(Section):
     def mode_path(self) -> Path:
         """Return the folder that holds ledger and journal of this mode."""
         return self.state_path / self.mode
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Return where the files lay that this was read from: modules of the user's own are looked for there too."""
+        return self._folders
+
+    def found_in(self, folders: tuple[str, ...]) -> "Settings":
+        """Return the same configuration with the folders of its files."""
+        same = self.model_copy()
+        same._folders = folders  # noqa: SLF001 - its own, on a copy of itself
+        return same

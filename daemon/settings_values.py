@@ -6,8 +6,11 @@ import re
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import unquote, urlsplit
+
+import msgspec
+from pydantic import AfterValidator, BeforeValidator
 
 NS_PER_S = 1_000_000_000
 
@@ -193,3 +196,55 @@ BOUNDS: Final = {
     "too_long": ("max_length", "may have at most {} entries"),
     "string_too_short": ("min_length", "needs at least {} character"),
 }
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str):
+        duration_ns(value)
+    return value
+
+
+def _some_duration(value: object) -> object:
+    if value == "":
+        raise ValueError('must be a duration such as "24h"')
+    return _duration(value)
+
+
+def _listen(value: object) -> object:
+    if isinstance(value, str):
+        split_listen(value)
+    return value
+
+
+def _listen_or_off(value: object) -> object:
+    return value if value == "" else _listen(value)
+
+
+def _http(value: object) -> object:
+    return check_url(value, plain="http", secure="https") if isinstance(value, str) else value
+
+
+def _ws(value: object) -> object:
+    return check_url(value, plain="ws", secure="wss") if isinstance(value, str) else value
+
+
+def as_tuple(value: object) -> object:
+    """Return a list of the file as a tuple, anything else as it is."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _sendable(value: dict[str, object]) -> dict[str, object]:
+    try:
+        msgspec.msgpack.encode(value)  # as the worker gets them
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"cannot be passed to the strategy ({error})") from None
+    return value
+
+
+Duration = Annotated[str, BeforeValidator(_some_duration)]
+DurationOrNever = Annotated[str, BeforeValidator(_duration)]
+Listen = Annotated[str, BeforeValidator(_listen)]
+ListenOrOff = Annotated[str, BeforeValidator(_listen_or_off)]
+HttpUrl = Annotated[str, BeforeValidator(_http)]
+WsUrl = Annotated[str, BeforeValidator(_ws)]
+Params = Annotated[dict[str, object], AfterValidator(_sendable)]

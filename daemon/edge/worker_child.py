@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -22,7 +23,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from daemon.core.buffers import FIELDS, ROW_FIELDS, Buffers
 from daemon.domain.events import Decide, Decided, Seed
 from daemon.domain.market import Bar
-from daemon.domain.signal import NoDecision, NoReason, Strategy, Targets, View
+from daemon.domain.signal import Forecast, NoDecision, NoReason, Strategy, Targets, View
 from daemon.edge.clock import Clock
 from daemon.edge.worker_wire import TO_CHILD, Answer, Bars, Failed, Frames, Ready, Reload, WorkerConfig, frame, one_line
 from strategies.limits import Limits, limits_of, project, violation
@@ -54,7 +55,8 @@ class InlineWorker:
         self.note = ""
         random.seed(config.seed)
         np.random.seed(config.seed)  # noqa: NPY002 - a strategy that draws from the global generator is repeatable too
-        self._strategy = _load_strategy(config.strategy)
+        self._strategy = _load_strategy(config.strategy, config.folders)
+        self._params = msgspec.msgpack.encode(config.params)
         self._buffers: Buffers | None = None
         self._symbols: tuple[str, ...] = ()
         self._daily: NDArray[np.float64] | None = None
@@ -108,7 +110,7 @@ class InlineWorker:
         try:
             self.append(decide.bars)
             result = self._ask(decide)
-        except Exception as error:  # noqa: BLE001 - a user's strategy may raise anything; it is contained and reported
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a strategy raises is contained and reported
             result = NoDecision(NoReason.STRATEGY_RAISED, one_line(error))
         spent = self._strategy.timings if isinstance(self._strategy, NeedsSetup) else Timings()
         self.note = spent.note
@@ -145,7 +147,8 @@ class InlineWorker:
             turnover_left=decide.turnover_left,
             daily=self._daily,
         )
-        return contain(self._strategy.decide(view, self._config.params), decide, self._limits(decide))
+        params: dict[str, object] = msgspec.msgpack.decode(self._params)  # its own copy: what it changes there is lost
+        return contain(self._strategy.decide(view, params), decide, self._limits(decide))
 
     def _limits(self, decide: Decide) -> Limits:
         return limits_of(
@@ -193,6 +196,7 @@ def daily_returns(closes: list[NDArray[np.float64]]) -> NDArray[np.float64] | No
         if one.size:
             table[-one.size :, i] = np.where(np.isfinite(one) & (one > 0.0), one, np.nan)
     returns: NDArray[np.float64] = table[1:] / table[:-1] - 1.0
+    returns.flags.writeable = False  # every view shows the same table
     return returns
 
 
@@ -207,20 +211,10 @@ def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecis
         return NoDecision(
             NoReason.STRATEGY_RAISED, f"decide returned {type(answer).__name__}, not Targets or NoDecision"
         )
-    if answer.symbols != decide.symbols or len(answer.weights) != len(decide.symbols):
-        return NoDecision(
-            NoReason.STRATEGY_RAISED,
-            f"decide returned {len(answer.weights)} weights for {len(answer.symbols)} symbols, asked about {len(decide.symbols)}",
-        )
     w = np.array(answer.weights, dtype=np.float64)
-    if not bool(np.isfinite(w).all()):
-        bad = decide.symbols[int(np.argmin(np.isfinite(w)))]
-        return NoDecision(NoReason.NOT_FINITE, f"the weight of {bad} is not finite")
-    forecast = answer.forecast
-    if forecast is not None and not all(
-        np.isfinite(one).all() for one in (forecast.mean, forecast.raw_mean, forecast.scale, forecast.interval_90)
-    ):
-        return NoDecision(NoReason.NOT_FINITE, "the forecast is not finite")
+    refused = _unsound(answer, w, decide)
+    if refused is not None:
+        return refused
     bought = float(np.maximum(w - limits.w0, 0.0).sum())
     if violation(w, limits) <= CLIP_TOLERANCE and bought <= limits.turnover_left + CLIP_TOLERANCE:
         return msgspec.structs.replace(answer, weights=tuple(w.tolist()), turnover=float(answer.turnover))
@@ -234,12 +228,57 @@ def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecis
     )
 
 
-def _load_strategy(spec: str) -> Strategy:
-    """Import ``module:Class`` and make one. Raises ValueError with one line."""
+def _unsound(answer: Targets, w: NDArray[np.float64], decide: Decide) -> NoDecision | None:
+    """Say what is wrong with an answer, None when the engine can use it: a finite number for each symbol, names as text."""
+    names = cast(
+        "tuple[object, ...]", (answer.status, answer.rung, *answer.binding)
+    )  # whatever a user's code put there
+    if answer.symbols != decide.symbols:
+        what = "decide returned other symbols than view.symbols, or another order; pass symbols=view.symbols"
+    elif w.shape != (len(decide.symbols),):
+        what = f"decide returned weights of shape {w.shape}, asked for one number for each of {len(decide.symbols)} symbols"
+    elif not all(isinstance(name, str) for name in names):
+        what = "decide returned status, rung or binding that are not text"
+    elif not bool(np.isfinite(w).all()):
+        bad = decide.symbols[int(np.argmin(np.isfinite(w)))]
+        return NoDecision(NoReason.NOT_FINITE, f"the weight of {bad} is not finite")
+    else:
+        return _unsound_forecast(answer.forecast, decide)
+    return NoDecision(NoReason.STRATEGY_RAISED, what)
+
+
+def _unsound_forecast(forecast: object, decide: Decide) -> NoDecision | None:
+    """Say what is wrong with a strategy's forecast, None when there is none or it has a finite number for each symbol."""
+    if forecast is None:
+        return None
+    if not isinstance(forecast, Forecast) or forecast.symbols != decide.symbols:
+        return NoDecision(NoReason.STRATEGY_RAISED, "decide returned a forecast that is not one for view.symbols")
+    rows = (forecast.mean, forecast.raw_mean, forecast.scale, forecast.skill, forecast.interval_90)
+    table = [np.array(row, dtype=np.float64) for row in rows]
+    if any(row.shape != (len(decide.symbols),) for row in table):
+        return NoDecision(
+            NoReason.STRATEGY_RAISED,
+            f"decide returned a forecast of {', '.join(str(row.size) for row in table)} numbers (mean, raw_mean, scale, "
+            f"skill, interval_90) for {len(decide.symbols)} symbols",
+        )
+    if not all(bool(np.isfinite(row).all()) for row in table):
+        return NoDecision(NoReason.NOT_FINITE, "the forecast is not finite")
+    return None
+
+
+def _load_strategy(spec: str, folders: tuple[str, ...]) -> Strategy:
+    """Import ``module:Class``, from the folders of the configuration last, and make one. Raises ValueError with one line."""
+    # Behind everything installed: a file beside a configuration must not take the place of a library.
+    sys.path.extend(folder for folder in folders if folder not in sys.path)
     module, _, name = spec.partition(":")
     try:
         strategy: Strategy = getattr(import_module(module), name)()
-    except Exception as error:
+    except ModuleNotFoundError as error:
+        looked = ", ".join(folders) or "a configuration file's folder"
+        raise ValueError(
+            f"strategy = {spec!r} cannot be used: no module {error.name!r}, neither installed nor in {looked}"
+        ) from error
+    except (Exception, SystemExit) as error:
         raise ValueError(f"strategy = {spec!r} cannot be used: {one_line(error)}") from error
     if not callable(getattr(strategy, "decide", None)):
         raise ValueError(f"strategy = {spec!r} has no method decide(view, params)")

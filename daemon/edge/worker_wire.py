@@ -18,7 +18,8 @@ NS_PER_S = 1_000_000_000
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """Everything a worker is started with. It is also the first message.
 
-    ``strategy`` is ``module:Class``, ``params`` the configuration's ``[strategy_params]`` as they are; ``buffer_bars`` how
+    ``strategy`` is ``module:Class``, looked for in ``folders`` too, after everything installed; ``params`` the
+    configuration's ``[strategy_params]`` as they are; ``buffer_bars`` how
     many bars the child keeps; ``rss_bytes_max`` the resident size from which a child is replaced between decisions;
     ``hang_ns`` how long after a missed deadline a child is given before it is killed; ``start_ns_max`` how long it may
     take until it is ready; ``backoff_ns_max`` the longest pause between two starts.
@@ -27,6 +28,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     setup: StrategySetup
     strategy: str = "strategies.forecast_optimise:ForecastOptimise"
     params: dict[str, object] = {}
+    folders: tuple[str, ...] = ()
     buffer_bars: int = 2_000
     rss_bytes_max: int = 600 * 2**20
     hang_ns: int = 1 * NS_PER_S

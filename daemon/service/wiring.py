@@ -125,6 +125,7 @@ def worker_config(settings: Settings) -> WorkerConfig:
         ),
         strategy=settings.strategy,
         params=dict(settings.strategy_params),
+        folders=settings.folders,
         buffer_bars=max(settings.feed.backfill_bars, forecast.lookback + 1),
     )
 

@@ -90,6 +90,11 @@ class Surroundings(Base):
 
 class Leaves(Base):
     def weights(self, view, params):
+        import os
+        os._exit(7)
+
+class Exits(Base):
+    def weights(self, view, params):
         raise SystemExit(7)
 
 class Unsendable:
@@ -341,7 +346,12 @@ async def test_hanging_strategy_misses_its_deadline(naughty: None) -> None:
 
 @pytest.mark.parametrize(
     ("strategy", "expected"),
-    [("Raises", NoReason.STRATEGY_RAISED), ("Nan", NoReason.NOT_FINITE), ("Short", NoReason.STRATEGY_RAISED)],
+    [
+        ("Raises", NoReason.STRATEGY_RAISED),
+        ("Nan", NoReason.NOT_FINITE),
+        ("Short", NoReason.STRATEGY_RAISED),
+        ("Exits", NoReason.STRATEGY_RAISED),
+    ],
 )
 async def test_bad_answers_are_contained(naughty: None, strategy: str, expected: NoReason) -> None:
     """What raises, is not finite or has the wrong shape is one line, and the child lives on."""
@@ -626,7 +636,9 @@ def test_daily_returns_align_at_the_newest_day() -> None:
         (Targets(SYMBOLS, (0.1, float("inf"), 0.1, 0.1)), NoReason.NOT_FINITE),
         (
             Targets(
-                SYMBOLS, (0.1,) * 4, Forecast(SYMBOLS, 1, (float("nan"),) * 4, (0.0,) * 4, (1.0,) * 4, (), (), "m")
+                SYMBOLS,
+                (0.1,) * 4,
+                Forecast(SYMBOLS, 1, (float("nan"),) * 4, (0.0,) * 4, (1.0,) * 4, (0.0,) * 4, (0.0,) * 4, "m"),
             ),
             NoReason.NOT_FINITE,
         ),
