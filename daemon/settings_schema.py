@@ -209,6 +209,20 @@ class Backtest(Section):
     """The backtest."""
 
     rearm_after: Duration = Field(default="24h", description="a latched halt lifts after it; halts are counted")
+    spread_bps: float = Field(
+        default=2.0, ge=0, le=1000, description="whole bid-ask spread that fills are charged half of"
+    )
+    impact_bps: float = Field(
+        default=50.0,
+        ge=0,
+        le=10_000,
+        description="price move of taking a bar's whole volume; goes with the square root",
+    )
+    participation: float = Field(default=0.1, gt=0, le=1, description="share of a bar's volume that orders may take")
+    fee_tiers: tuple[tuple[float, float, float], ...] = Field(
+        default=(),
+        description="`[[volume, maker_bps, taker_bps], …]`: fees from a 30-day volume in quote on; empty: `paper.fee_bps`",
+    )
 
     @property
     def rearm_after_ns(self) -> int:

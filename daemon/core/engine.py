@@ -14,6 +14,7 @@ from daemon.core.exitdesk import ExitDesk
 from daemon.core.markets import Markets
 from daemon.core.memory import recall, remember
 from daemon.core.orderdesk import OrderDesk
+from daemon.core.ranges import judge_range
 from daemon.core.state import State
 from daemon.core.submit import known_or_nan
 from daemon.domain.events import (
@@ -46,7 +47,7 @@ from daemon.domain.events import (
     WorkerUp,
 )
 from daemon.domain.events import CancelAll as CancelAllOrders
-from daemon.domain.market import NS_PER_S, Book, Malformed, Tick
+from daemon.domain.market import NS_PER_S, Book, Closed, Malformed, Ranged, Tick
 from daemon.domain.orders import Cause, Fill, OrderUpdate
 from risk.money import ZERO, exact
 
@@ -122,10 +123,15 @@ class Engine:
         effects = self._market_event(event) if isinstance(event, MARKET_EVENTS) else self._other_event(event)
         return effects + self.barrier.look() + self._show()
 
-    def _market_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901, PLR0912 - one case per event
+    def _market_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901, PLR0911, PLR0912 - one case per event
         match event:
             case Timer():
                 return self._timer(event)
+            case Closed():
+                self.markets.closed(event)
+            case Ranged():
+                hits = judge_range(event, state=self.state, markets=self.markets, exits=self.exits)
+                return hits + self._persist() if hits else NONE
             case History():
                 return self.markets.history(event) + self.exits.position_changed(event.symbol)
             case Repair():
@@ -388,4 +394,4 @@ class Engine:
         return (Persist(memory),)
 
 
-MARKET_EVENTS = (Timer, History, Repair, Candle, Candles, Confirmed, Link, Listed, Malformed)
+MARKET_EVENTS = (Timer, Closed, Ranged, History, Repair, Candle, Candles, Confirmed, Link, Listed, Malformed)

@@ -21,7 +21,7 @@ from daemon.domain.events import (
     Repair,
     Timer,
 )
-from daemon.domain.market import NS_PER_S, Bar, BarFlag, Book, Malformed, RejectReason, Tick
+from daemon.domain.market import NS_PER_S, Bar, BarFlag, Book, Closed, Malformed, RejectReason, Tick
 
 NONE: tuple[Effect, ...] = ()
 STUCK_WAIT_NS = 2 * NS_PER_S
@@ -161,6 +161,30 @@ class Markets:
         """Add a bar to its column; what only waits to be sold has none."""
         if bar.symbol in self.columns.index:
             self.columns.put(bar)
+
+    # ------------------------------------------------------------------ bars without trades
+
+    def moved(self, bar: Bar, price: float, ts_ns: int) -> None:
+        """Take a price from within a bar, or its close, from a source that has no trades."""
+        market = self._markets[bar.symbol]
+        self.believed = market.last = price
+        market.frame_ns = market.last_ns = ts_ns
+
+    def closed(self, event: Closed) -> None:
+        """Take closed bars; a symbol without one had no trade, says the source."""
+        ts_ns = event.ts_ns
+        self.frame_ns = ts_ns
+        for bar in event.bars:
+            market = self._markets[bar.symbol]
+            market.bar = bar
+            market.frozen = bar.flag is BarFlag.GAPPED
+            market.last = bar.close
+            market.frame_ns = market.last_ns = ts_ns
+            market.builder.start(bar.close_ns, last_price=bar.close, partial=False)
+            self._put(bar)
+        if len(event.bars) < len(self._markets):
+            for market in self._markets.values():
+                market.confirmed_ns = ts_ns
 
     # ------------------------------------------------------------------ answers
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
-from daemon.domain.market import Bar, Book, Instrument, Malformed, Tick
+from daemon.domain.market import Bar, Instrument, Prices, Tick
 from daemon.domain.orders import Approved, Balance, Fill, OrderRecord, OrderUpdate, Refused
 from daemon.domain.signal import Forecast, NoDecision, Targets
 
@@ -221,8 +221,8 @@ class Killed(msgspec.Struct, frozen=True, tag=True):
 
 
 Event = (
-    Tick | Book | Malformed | Timer | Link | Listed | Restored | History | Repair | Candle | Candles | Confirmed | Reconciled
-    | Flow | Decided | Proceed | WorkerUp | WorkerDown | Command | Denied | Killed | Fault | OrderUpdate | Fill
+    Prices | Timer | Link | Listed | Restored | History | Repair | Candle | Candles | Confirmed | Reconciled | Flow | Decided
+    | Proceed | WorkerUp | WorkerDown | Command | Denied | Killed | Fault | OrderUpdate | Fill
 )  # fmt: skip
 
 

@@ -129,3 +129,24 @@ class Instrument(msgspec.Struct, frozen=True, tag=True):
     ask_down: Decimal = Decimal(0)
     max_orders: int = 0
     trading: bool = True
+
+
+class Ranged(msgspec.Struct, frozen=True, tag=True):
+    """How far prices went within bars that end at ``ts_ns``, told by a source that has no trades (history).
+
+    Comes before ``Closed``: held symbols' stops are judged on it, the adverse extreme first.
+    """
+
+    bars: tuple[Bar, ...]
+    ts_ns: int
+
+
+class Closed(msgspec.Struct, frozen=True, tag=True):
+    """Closed bars, at most one a symbol, from a source that has no trades; it vouches that the others had none."""
+
+    bars: tuple[Bar, ...]
+    ts_ns: int
+
+
+Prices = Tick | Book | Malformed | Ranged | Closed
+"""What says something about prices, or that it could not be read."""

@@ -1,0 +1,52 @@
+"""Candles of a longer interval than the bar's, merged once from a panel: daily ones for CVaR, hourly ones for ATR."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daemon.backtest.history import Panel
+from daemon.domain.market import Bar, BarFlag
+
+
+class Longer:
+    """Closed candles of a longer interval, built once; ``until`` returns the newest before a time."""
+
+    def __init__(self, panel: Panel, interval_ns: int, most: int) -> None:
+        self.interval_ns = interval_ns
+        self._most = most
+        self._bars: list[list[Bar]] = [[] for _ in panel.symbols]
+        self._closes: list[NDArray[np.int64]] = []
+        groups = panel.open_ns // interval_ns
+        for number, symbol in enumerate(panel.symbols):
+            values = panel.values[:, number]
+            there = np.flatnonzero(~np.isnan(values[:, 3]))
+            if len(there):
+                cuts = np.flatnonzero(np.diff(groups[there])) + 1
+                starts = np.concatenate(([0], cuts))
+                ends = np.concatenate((cuts, [len(there)]))
+                for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+                    rows = values[there[start:end]]
+                    open_ns = int(groups[there[start]]) * interval_ns
+                    self._bars[number].append(_merge(symbol, open_ns, open_ns + interval_ns, rows))
+            self._closes.append(np.array([bar.close_ns for bar in self._bars[number]], dtype=np.int64))
+
+    def until(self, number: int, time_ns: int) -> tuple[Bar, ...]:
+        """Return a symbol's newest candles that had closed at a time, oldest first."""
+        end = int(np.searchsorted(self._closes[number], time_ns, side="right"))
+        return tuple(self._bars[number][max(0, end - self._most) : end])
+
+
+def _merge(symbol: str, open_ns: int, close_ns: int, rows: NDArray[np.float64]) -> Bar:
+    return Bar(
+        symbol,
+        open_ns,
+        close_ns,
+        float(rows[0, 0]),
+        float(rows[:, 1].max()),
+        float(rows[:, 2].min()),
+        float(rows[-1, 3]),
+        float(rows[:, 4].sum()),
+        len(rows),
+        -1,
+        -1,
+        BarFlag.BACKFILLED,
+    )

@@ -1,0 +1,106 @@
+"""From configuration and history to a finished run: what `ballast backtest` plugs into the engine."""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Final
+
+import msgspec
+
+from daemon.backtest.history import Panel
+from daemon.backtest.record import Record, Worker
+from daemon.backtest.rules import infer_rules
+from daemon.backtest.session import Session
+from daemon.backtest.venue import Rates, VenueConfig
+from daemon.core.config import EngineConfig
+from daemon.domain.errors import ConfigError
+from daemon.domain.market import NS_PER_MS, Instrument
+from daemon.edge.worker_child import InlineWorker
+from daemon.edge.worker_wire import WorkerConfig
+from daemon.matching.bars import Costs
+from daemon.service import wiring
+from daemon.settings import Settings
+
+BPS: Final = Decimal("0.0001")
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """A run that is over: the session with its engine and venue, its record, and what it ran on."""
+
+    session: Session
+    record: Record
+    panel: Panel
+    first: int
+
+
+def engine_config(settings: Settings) -> EngineConfig:
+    """Return what the engine is told in a backtest: the daemon's own configuration, paper mode, irregular time."""
+    return msgspec.structs.replace(wiring.engine_config(settings, ""), mode="paper", lag_max_ns=0)
+
+
+def venue_config(settings: Settings) -> VenueConfig:
+    """Return fees, costs and latency of the venue."""
+    backtest = settings.backtest
+    flat = Decimal(repr(settings.paper.fee_bps)) * BPS
+    tiers = [
+        Rates(Decimal(repr(volume)), Decimal(repr(maker)) * BPS, Decimal(repr(taker)) * BPS)
+        for volume, maker, taker in sorted(backtest.fee_tiers)
+    ]
+    if not tiers or tiers[0].volume > 0:
+        tiers.insert(0, Rates(Decimal(0), flat, flat))
+    return VenueConfig(
+        quote=settings.quote,
+        rates=tuple(tiers),
+        costs=Costs(backtest.spread_bps / 2e4, backtest.impact_bps / 1e4, backtest.participation),
+        latency_ns=settings.paper.latency_ms * NS_PER_MS,
+        bar_ns=settings.bar_ns,
+    )
+
+
+def worker_config(settings: Settings) -> WorkerConfig:
+    """Return what the inline worker is set up with."""
+    return wiring.worker_config(settings)
+
+
+def prepare(
+    settings: Settings,
+    panel: Panel,
+    *,
+    first: int,
+    worker: Worker | None = None,
+    instruments: Mapping[str, Instrument] | None = None,
+) -> Session:
+    """Build a session over a panel whose bars before ``first`` only warm up.
+
+    Raises
+    ------
+    ConfigError
+        The strategy cannot be set up, or nothing is left to trade on.
+    """
+    if not 0 <= first < len(panel.open_ns):
+        raise ConfigError("no bars in that time: `ballast data list` says what there is")
+    try:
+        made = worker or InlineWorker(worker_config(settings))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return Session(
+        engine_config(settings),
+        made,
+        panel,
+        first=first,
+        instruments=instruments or infer_rules(panel, settings.quote),
+        venue=venue_config(settings),
+        cash=Decimal(repr(settings.paper.cash)),
+        rearm_ns=settings.backtest.rearm_after_ns,
+    )
+
+
+def backtest(
+    settings: Settings,
+    panel: Panel,
+    *,
+    first: int,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Finished:
+    """Run the daemon's engine over a panel. Raises ConfigError as ``prepare`` does."""
+    session = prepare(settings, panel, first=first)
+    return Finished(session, session.run(progress), panel, first)
