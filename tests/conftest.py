@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -36,3 +39,20 @@ def shared_data() -> Path:
     if not (data / "binance").is_dir():
         pytest.skip(f"no recorded data at {data}: put it there or name its folder in BALLAST_SHARED")
     return data
+
+
+@pytest.fixture(scope="session")
+def shipped(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
+    """The names of all files in the wheel that is built from this tree."""
+    folder = tmp_path_factory.mktemp("wheel")
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("ballast-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return frozenset(archive.namelist())
