@@ -72,6 +72,14 @@ def within_limits(trial: Trial) -> None:
             assert sum(one["targets"]) <= 1 - MIN_CASH + 1e-6, one
 
 
+def trades_again(trial: Trial) -> None:
+    """I14: lift the fault; assert that orders are sent again and that no target ever left the limits."""
+    trial.heal()
+    trial.recovered()
+    trial.orders(1, since_ns=trial.exchange.now_ns())
+    within_limits(trial)
+
+
 # ------------------------------------------------------------------------------------------ F59–F64: models, solvers
 
 
@@ -92,10 +100,7 @@ def f59(trial: Trial) -> None:
         if mode in {"nan", "scale zero", "scale negative", "shape", "matrix", "text", "none", "raise"}:
             silent = [one for one in made if one["outcome"] in {"not_finite", "strategy_raised"}]
             assert silent, f"{mode}: {Counter(one['outcome'] for one in made)}"
-    trial.heal()
-    trial.recovered()
-    trial.orders(1, since_ns=trial.exchange.now_ns())
-    within_limits(trial)
+    trades_again(trial)
     assert worker_of(daemon) == worker, "the worker did not survive a bad forecast"
 
 
@@ -179,11 +184,13 @@ def f61(trial: Trial) -> None:
     trial.heal()
     trial.recovered()
     mind.fail("20", 1)
+    with_another_worker(trial, daemon, worker)
+
+
+def with_another_worker(trial: Trial, daemon: Daemon, worker: int) -> None:
+    """Wait until the worker that hangs is replaced and trading goes on within the limits."""
     until(lambda: replaced(daemon, worker), timeout_s=30, what="another worker", why=daemon.tail)
-    trial.heal()
-    trial.recovered()
-    trial.orders(1, since_ns=trial.exchange.now_ns())
-    within_limits(trial)
+    trades_again(trial)
 
 
 def replaced(daemon: Daemon, worker: int) -> bool:
@@ -209,11 +216,7 @@ def f62(trial: Trial) -> None:
     assert worker_of(daemon) == worker
     assert trial.metric("solver_status_total", status="failed") >= len(SOLVERS) - 1
     mind.fail("hangs", 1)
-    until(lambda: replaced(daemon, worker), timeout_s=30, what="another worker", why=daemon.tail)
-    trial.heal()
-    trial.recovered()
-    trial.orders(1, since_ns=trial.exchange.now_ns())
-    within_limits(trial)
+    with_another_worker(trial, daemon, worker)
 
 
 @row(
@@ -231,10 +234,7 @@ def f63(trial: Trial) -> None:
         if mode in {"nan", "infinite", "negative", "1e300"}:
             assert [one for one in made if one["outcome"] == "not_finite"], (mode, made[0]["outcome"])
     assert worker_of(daemon) == worker
-    trial.heal()
-    trial.recovered()
-    trial.orders(1, since_ns=trial.exchange.now_ns())
-    within_limits(trial)
+    trades_again(trial)
 
 
 later(
