@@ -22,6 +22,20 @@ import psycopg
 REPO = Path(__file__).resolve().parents[2]
 SECRET = "MARKERsecretMARKER"
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT", "ADA/USDT", "DOGE/USDT", "LTC/USDT", "LINK/USDT")
+PAGES = (
+    "status",
+    "positions",
+    "orders",
+    "fills",
+    "decisions",
+    "equity",
+    "risk",
+    "config",
+    "bars/BTC-USDT",
+    "forecasts",
+    "models",
+)
+"""What the API shows, below ``/api/v1/``."""
 READY_S = 60.0
 STOP_S = 10.0
 BARS = 60

@@ -13,24 +13,11 @@ import pytest
 import zstandard
 
 from tests.e2e.conftest import STRONG
-from tests.e2e.kit import REPO, SECRET, Daemon, Exchange, bare, http, until
+from tests.e2e.kit import PAGES, REPO, SECRET, Daemon, Exchange, bare, http, until
 
 SIGNED = re.compile(rb"signature[\"'\\]*\s*[=:]\s*[\"'\\]*[0-9a-fA-F]{32}")
 """A signature in clear: whoever has it may repeat the request for as long as its window is open."""
 BLOCK = b"BLK1"
-PAGES = (
-    "status",
-    "positions",
-    "orders",
-    "fills",
-    "decisions",
-    "equity",
-    "risk",
-    "config",
-    "bars/BTC-USDT",
-    "forecasts",
-    "models",
-)
 ERRORS = (
     "/nothing",
     "/api/v1/decisions/nothing",

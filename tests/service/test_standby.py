@@ -19,6 +19,7 @@ from daemon.service import standby, upkeep
 from daemon.service.lifecycle import Service
 from daemon.service.wiring import ledger_config
 from daemon.settings import Settings, load_settings
+from tests.e2e.kit import PAGES
 from tests.edge.postgres import Server
 
 LIMIT_S = 20.0
@@ -99,26 +100,14 @@ async def test_it_says_that_it_waits_and_for_whom(waiting: Service, tmp_path: Pa
     settings = waiting.settings
     ready, answer = await ask(settings, "GET", "/readyz")
     status, shown = await ask(settings, "GET", "/api/v1/status")
-    reads = (
-        "positions",
-        "orders",
-        "fills",
-        "decisions",
-        "equity",
-        "risk",
-        "config",
-        "bars/BTC-USDT",
-        "forecasts",
-        "models",
-    )
-    answers = [(await ask(settings, "GET", f"/api/v1/{path}"))[0] for path in reads]
+    answers = [(await ask(settings, "GET", f"/api/v1/{path}"))[0] for path in PAGES]
 
     assert (await ask(settings, "GET", "/healthz")) == (200, {"ok": True})
     assert ready == 503
     assert [reason["code"] for reason in answer["reasons"]] == ["standby"]
     assert "another instance" in answer["reasons"][0]["detail"]
     assert (status, shown["state"], shown["causes"], shown["instance"]) == (200, "halted", ["standby"], "main")
-    assert answers == [200] * len(reads)
+    assert answers == [200] * len(PAGES)
     assert (await ask(settings, "GET", "/api/v1/decisions/x"))[0] == 404
     assert (tmp_path / "var" / "api.address").read_text() == "theirs"
     assert (tmp_path / "var" / "api.read.token").read_text() == "theirs"
