@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.kit import REPO
 from tests.soak.load import PEAK_FRAMES_PER_S, Sample, run, slope
-
-RECORDED = REPO.parent / "shared" / "data" / "ws"
 
 
 def test_some_seconds_of_load_lose_nothing(tmp_path: Path) -> None:
@@ -31,12 +28,11 @@ def test_the_slope_of_memory() -> None:
     assert abs(slope(flat)) < 0.01
 
 
-@pytest.mark.skipif(not RECORDED.is_dir(), reason="recorded streams are not beside the repository")
-def test_the_peak_is_the_recorded_one() -> None:
+def test_the_peak_is_the_recorded_one(shared_data: Path) -> None:
     """The figure that the load is a multiple of comes from the recording."""
     frames: Counter[int] = Counter()
     for pair in ("btcusdt", "ethusdt"):
-        with gzip.open(RECORDED / f"binance_spot_{pair}_20240808.gz", "rt") as lines:
+        with gzip.open(shared_data / "ws" / f"binance_spot_{pair}_20240808.gz", "rt") as lines:
             frames.update(int(line.partition(" ")[0]) // 10**9 for line in lines)
 
     assert max(frames.values()) == PEAK_FRAMES_PER_S

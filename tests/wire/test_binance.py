@@ -1,7 +1,6 @@
 """The decoder of Binance's frames: typed values for what is right, typed reasons for what is wrong, never an exception."""
 
 import gzip
-import os
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
@@ -17,10 +16,6 @@ from daemon.core.continuity import Continuity
 from daemon.domain.market import LOTS_PER_UNIT, Bar, BarFlag, Book, Ignored, Instrument, Malformed, RejectReason, Tick
 from daemon.wire.binance import BinanceWire, Held
 from daemon.wire.binance_streams import IdSpace, Kind, answer_of, stream_name, streams_of, subscribe, unsubscribe
-
-SHARED = Path(os.environ.get("BALLAST_SHARED", str(Path(__file__).parents[3] / "shared")))
-WS = SHARED / "data" / "ws"
-needs_frames = pytest.mark.skipif(not WS.is_dir(), reason=f"recorded frames absent: {WS} (set BALLAST_SHARED)")
 
 NOW = 1_720_000_000_500_000_000
 AGG = (
@@ -288,9 +283,9 @@ def test_requests_and_answers() -> None:
 # ---------------------------------------------------------------- recorded frames
 
 
-def recorded(name: str) -> Iterator[tuple[int, bytes]]:
+def recorded(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield (receive time, frame) of a recording."""
-    with gzip.open(WS / name) as lines:
+    with gzip.open(path) as lines:
         for line in lines:
             stamp, _, frame = line.strip().partition(b" ")
             yield int(stamp), frame
@@ -310,9 +305,8 @@ class _Envelope(msgspec.Struct):
     data: _Print
 
 
-@needs_frames
 @pytest.mark.parametrize("base", ["BTC", "ETH"])
-def test_recorded_day_is_exact(base: str) -> None:
+def test_recorded_day_is_exact(shared_data: Path, base: str) -> None:
     """Every recorded frame is decoded or deliberately ignored, ids are unbroken, bar volumes equal a Decimal sum."""
     wire = BinanceWire([pair(base)])
     continuity = Continuity(f"{base}/USDT")
@@ -324,7 +318,7 @@ def test_recorded_day_is_exact(base: str) -> None:
     bars: list[Bar] = []
     frames = last_ns = 0
     continuity.start(-1)
-    for recv_ns, frame in recorded(f"binance_spot_{base.lower()}usdt_20240808.gz"):
+    for recv_ns, frame in recorded(shared_data / "ws" / f"binance_spot_{base.lower()}usdt_20240808.gz"):
         frames += 1
         answer = wire.decode(frame, recv_ns)
         kinds[answer.kind if isinstance(answer, Ignored) else type(answer).__name__] += 1
@@ -350,14 +344,13 @@ def test_recorded_day_is_exact(base: str) -> None:
         assert (bar.open, bar.high, bar.low, bar.close) == expected
 
 
-@needs_frames
-def test_older_recording_of_four_pairs() -> None:
+def test_older_recording_of_four_pairs(shared_data: Path) -> None:
     """The 2021 capture with aggTrade, kline and depth streams is understood as well."""
     names = ("NKNUSDT", "BLZETH", "LRCBTC", "RUNEEUR")
     pairs = [msgspec.structs.replace(pair("X"), symbol=name, venue_id=name) for name in names]
     wire = BinanceWire(pairs)
     kinds: Counter[str] = Counter()
-    with gzip.open(WS / "BINANCE.ws.1.0.gz") as lines:
+    with gzip.open(shared_data / "ws" / "BINANCE.ws.1.0.gz") as lines:
         for line in lines:
             stamp, colon, frame = line.strip().partition(b": ")
             if not colon or not frame.startswith(b"{"):

@@ -1,7 +1,6 @@
 """REST answers: typed values for what is right, a reason for what is wrong."""
 
 import gzip
-import os
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from hypothesis import strategies as st
 from daemon.domain.market import Bar, BarFlag, Instrument, Malformed, RejectReason, Tick
 from daemon.wire import binance_rest as wire
 
-SHARED = Path(os.environ.get("BALLAST_SHARED", str(Path(__file__).parents[3] / "shared")))
-RULES = SHARED / "data" / "ws" / "BINANCE.0.gz"
 MINUTE = 60 * 10**9
 BTC = "BTC/USDT"
 
@@ -183,10 +180,9 @@ def test_server_time() -> None:
     assert isinstance(wire.server_time_ns({"serverTime": 3}), Malformed)
 
 
-@pytest.mark.skipif(not RULES.is_file(), reason=f"recorded exchangeInfo absent: {RULES} (set BALLAST_SHARED)")
-def test_recorded_rules() -> None:
+def test_recorded_rules(shared_data: Path) -> None:
     """Every symbol of a real exchangeInfo is understood."""
-    with gzip.open(RULES) as lines:
+    with gzip.open(shared_data / "ws" / "BINANCE.0.gz") as lines:
         line = next(one for one in lines if b"exchangeInfo" in one)
     answer = msgspec.json.decode(line[line.index(b'{"timezone"') :].strip())
     parsed = [wire.instrument(entry) for entry in answer["symbols"]]
