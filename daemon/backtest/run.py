@@ -34,7 +34,9 @@ class Finished(msgspec.Struct, frozen=True):
 
 def engine_config(settings: Settings) -> EngineConfig:
     """Return what the engine is told in a backtest: the daemon's own configuration, paper mode, irregular time."""
-    return msgspec.structs.replace(wiring.engine_config(settings, ""), mode="paper", lag_max_ns=0)
+    config = wiring.engine_config(settings, "")
+    # Without any grace the time of the close would close a bar before its data is told.
+    return msgspec.structs.replace(config, mode="paper", lag_max_ns=0, grace_ns=max(1, config.grace_ns))
 
 
 def venue_config(settings: Settings) -> VenueConfig:

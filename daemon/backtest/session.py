@@ -183,8 +183,7 @@ class Session:
             self.venue.open({bar.symbol: bar for bar in bars}, open_ns)
         self._settle_weights()
         engine = self.engine
-        late = len(bars) < len(panel.symbols)
-        now = self._now_ns = close_ns + (self.config.grace_ns + min(panel.bar_ns // 2, STUCK_WAIT_NS) if late else 0)
+        now = self._now_ns = close_ns
         if engine.state.account.positions:
             self._through(bars, now)
         if (
@@ -200,6 +199,8 @@ class Session:
             if served is not None:
                 self._emit(WorkerUp(served.model, served.trained_ns, now))
         self._rearm(now)
+        if len(bars) < len(panel.symbols):  # only now: the grace passed before would close by time what has trades
+            now = self._now_ns = close_ns + self.config.grace_ns + min(panel.bar_ns // 2, STUCK_WAIT_NS)
         self._emit(Closed(bars, now))
         self._note(close_ns)
 
