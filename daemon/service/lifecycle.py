@@ -34,7 +34,7 @@ from daemon.service.killwatch import KillWatch
 from daemon.service.recording import Recording, journal_of, quiet
 from daemon.service.stages import Stage, stop_in
 from daemon.service.standby import Standby
-from daemon.service.steady import SteadyClock
+from daemon.service.steady import SteadyClock, not_ahead
 from daemon.service.training import Trainer, model_rows
 from daemon.service.upkeep import Upkeep, until
 from daemon.service.wiring import account_of, engine_config, ledger_config, tokens_of, worker_config
@@ -184,7 +184,7 @@ class Service:
         )
         self._taking = True
         for event in (restored, listed, *self._early):
-            self.emit(event)
+            self.emit(not_ahead(event, self.clock.now_ns()))
         self._tick_clock()
         self.kills.check()
         await until(lambda: parts.begin(restored), "the account")

@@ -1,7 +1,9 @@
 """A wall clock that steps of the machine's clock do not move: timers, ages and intents live on it (F47)."""
 
+import msgspec
 import structlog
 
+from daemon.domain.events import Event
 from daemon.domain.market import NS_PER_MS, NS_PER_S
 from daemon.edge.clock import Clock
 
@@ -55,3 +57,13 @@ class SteadyClock(Clock):
             self._base_ns += ahead_ns
             return offset_ns - ahead_ns
         return offset_ns
+
+
+def not_ahead(event: Event, now_ns: int) -> Event:
+    """Return an event made before the clock was set back at the start with a time that has come.
+
+    The engine's time never goes back: one event from an hour ahead would make everything look an hour old for an hour.
+    """
+    if getattr(event, "ts_ns", 0) <= now_ns:
+        return event
+    return msgspec.structs.replace(event, ts_ns=now_ns)

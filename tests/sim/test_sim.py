@@ -85,3 +85,8 @@ def test_what_can_never_happen_is_said() -> None:
 def test_f38_a_trade_by_hand_that_is_shown_late_is_not_booked_twice() -> None:
     """Seed 10041: booked as unexplained, then named; before it was taken back the books differed for good."""
     assert simulate(10041, 10.0).found == []
+
+
+def test_f47_a_clock_that_is_ahead_at_the_start_leaves_no_trace() -> None:
+    """Seed 30324: the first event was an hour ahead of the venue's time, so for an hour all data looked old."""
+    assert simulate(30324, 10.0).found == []
