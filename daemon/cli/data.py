@@ -1,45 +1,36 @@
 """Commands about history: ``data list``, ``check``, ``repair``, ``import``, ``fetch``."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from daemon.cli.common import Config, Json, print_json, print_table, settings_from
-from daemon.domain.errors import UsageError
+from daemon.cli.data_common import CHECK_FAILED, Data, Pairs, Timeframe, asker_of, now_ms, where_of
+from daemon.cli.data_fetch import fetch
 
 if TYPE_CHECKING:
-    from daemon.backtest.data.fetch import Progress
-    from daemon.settings import Settings
+    from daemon.backtest.data.trade_folder import ListedTrades
 
 GROUP = "Research"
-CHECK_FAILED = 3
 
 folder = typer.Typer(help="History in the data folder: fetch, list, check, repair, import.", no_args_is_help=True)
-
-Data = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="The folder; <state_dir>/data/<exchange> when left out.")
-]
-Pairs = Annotated[
-    list[str] | None, typer.Argument(metavar="[PAIR]...", help="For example BTC/USDT; all when left out.")
-]
-Timeframe = Annotated[str, typer.Option("--timeframe", "-t", help="For example 1h; all when left out.")]
 
 
 @folder.command("list")
 def list_(data: Data = None, config: Config = None, json: Json = False) -> None:
     """List the files with what they hold."""
-    where = _where(settings_from(config), data)
+    where = where_of(settings_from(config), data)
     import msgspec
 
     from daemon.backtest.data.files import iso
     from daemon.backtest.data.folder import list_files
+    from daemon.backtest.data.trade_folder import list_trades
 
-    rows = list_files(where)
+    rows, trades = list_files(where), list(list_trades(where))
     if json:
-        print_json({"folder": str(where), "files": msgspec.to_builtins(rows)})
+        documents = {"files": msgspec.to_builtins(rows), "trades": msgspec.to_builtins(trades)}
+        print_json({"folder": str(where), **documents})
         return
     table = [
         {
@@ -53,7 +44,25 @@ def list_(data: Data = None, config: Config = None, json: Json = False) -> None:
         }
         for one in rows
     ]
-    print_table(table, empty=f"no candles in {where}")
+    if table or not trades:
+        print_table(table, empty=f"nothing in {where}")
+    if trades:
+        typer.echo("" if not table else "\n", nl=False)
+        print_table([_trades_row(one) for one in trades])
+
+
+def _trades_row(one: "ListedTrades") -> dict[str, object]:
+    from daemon.backtest.data.files import iso
+
+    return {
+        "pair": one.pair,
+        "trades": one.rows,
+        "from": iso(one.first_ns // 1_000_000) if one.rows else "-",
+        "to": iso(one.last_ns // 1_000_000) if one.rows else "-",
+        "stretches": len(one.covered_ns) or "-",
+        "MB": f"{one.bytes / 1e6:.1f}",
+        "file": one.file,
+    }
 
 
 @folder.command()
@@ -61,13 +70,13 @@ def check(
     pairs: Pairs = None, timeframe: Timeframe = "", data: Data = None, config: Config = None, json: Json = False
 ) -> None:
     """Look for gaps, repetitions, impossible rows, misprints and shifted clocks; exit 3 when there are any."""
-    where = _where(settings_from(config), data)
+    where = where_of(settings_from(config), data)
     import msgspec
 
     from daemon.backtest.data.folder import check as look
     from daemon.backtest.data.folder import chosen
 
-    found = list(look(chosen(where, pairs or [], timeframe), now_ms=_now_ms()))
+    found = list(look(chosen(where, pairs or [], timeframe), now_ms=now_ms()))
     bad = [one for one in found if not one.ok]
     if json:
         print_json({"ok": not bad, "folder": str(where), "files": msgspec.to_builtins(found)})
@@ -91,13 +100,12 @@ def repair(
 ) -> None:
     """Mend what can be proven, keep the file as it was beside it, say what was done; exit 3 when something is left."""
     settings = settings_from(config)
-    where = _where(settings, data)
+    where = where_of(settings, data)
     import msgspec
 
     from daemon.backtest.data.folder import chosen, mend, online_source, shown, summary
-    from daemon.service.venues import exchange_of
 
-    source = online_source(lambda: exchange_of(settings)) if online else None
+    source = online_source(lambda: asker_of(settings)) if online else None
     done = list(mend(chosen(where, pairs or [], timeframe), online=source, dry=dry_run))
     left = [one for one in done if one.left]
     if json:
@@ -116,7 +124,7 @@ def import_(
     json: Json = False,
 ) -> None:
     """Take over the candles of another folder; rows that are here already stay as they are."""
-    where = _where(settings_from(config), data)
+    where = where_of(settings_from(config), data)
     import msgspec
 
     from daemon.backtest.data.folder import import_folder
@@ -128,97 +136,7 @@ def import_(
         print_table([{"file": one.file, "new rows": one.rows, "differing": one.differing} for one in rows])
 
 
-@folder.command()
-def fetch(
-    pairs: Annotated[list[str] | None, typer.Argument(metavar="[PAIR]...", help="The universe when left out.")] = None,
-    timeframe: Annotated[str, typer.Option("--timeframe", "-t", help="`bar` of the configuration when left out.")] = "",
-    since: Annotated[str, typer.Option(help="From this day (UTC), for example 2020-05-11.")] = "",
-    until: Annotated[str, typer.Option(help="To this day, exclusive; now when left out.")] = "",
-    data: Data = None,
-    config: Config = None,
-    json: Json = False,
-) -> None:
-    """Fetch candles through ccxt; a second run goes on where the first one ended, Ctrl-C keeps what came."""
-    settings = settings_from(config)
-    where = _where(settings, data)
-    wanted = timeframe or settings.bar
-    if not since:
-        raise UsageError("--since is missing: from which day, for example --since 2020-05-11?")
-    since_ms, until_ms = _day_ms("--since", since), min(_day_ms("--until", until), _now_ms()) if until else _now_ms()
-    if since_ms >= until_ms:
-        raise UsageError(f"--since {since} does not lie before {until or 'now'}")
-    import asyncio
-
-    import msgspec
-
-    from daemon.backtest.data.folder import fetch as fetch_pair
-    from daemon.service.venues import exchange_of
-
-    async def work() -> list[Any]:
-        exchange = exchange_of(settings)
-        done: list[Any] = []
-        try:
-            for pair in pairs or settings.universe:
-                with _bar(pair) as progress:
-                    done.append(
-                        await fetch_pair(
-                            exchange,
-                            where,
-                            pair=pair,
-                            timeframe=wanted,
-                            since_ms=since_ms,
-                            until_ms=until_ms,
-                            progress=progress,
-                        )
-                    )
-        finally:
-            await exchange.close()
-        return done
-
-    rows = asyncio.run(work())
-    if json:
-        print_json({"folder": str(where), "files": msgspec.to_builtins(rows)})
-    else:
-        print_table([{"file": one.file, "new rows": one.rows, "rows": one.total} for one in rows])
-
-
-@contextmanager
-def _bar(pair: str) -> "Generator[Progress]":
-    """Show a progress bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(pair, total=None)
-        yield lambda done, whole: bar.update(task, completed=done, total=max(whole, 1))
-
-
-def _where(settings: "Settings", data: Path | None) -> Path:
-    return data if data is not None else settings.state_path / "data" / settings.exchange.id
-
-
-def _now_ms() -> int:
-    from daemon.edge.clock import Clock
-
-    return Clock().now_ns() // 1_000_000
-
-
-def _day_ms(option: str, text: str) -> int:
-    """Return a day or time (UTC) as ms."""
-    from datetime import UTC, datetime
-
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no day: write 2020-05-11, or 2020-05-11T06:00") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000)
+folder.command()(fetch)
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,9 +14,35 @@ import numpy as np
 import pytest
 
 from daemon.backtest.data.files import Candles, read, write
-from tests.e2e.kit import Exchange
+from daemon.backtest.data.trade_reader import chunks
+from daemon.backtest.data.trades import set_of
+from tests.e2e.kit import Exchange, free_port
 
 Tree = dict[str, Any]
+
+KILLED = """
+import os, signal, sys
+from daemon.backtest.data import trade_folder, trades
+from daemon.cli.main import run
+
+trade_folder.SAVE_PAGES = 1
+writes = 0
+whole = trades.parquet.write_table
+
+def write_table(table, where, **options):
+    global writes
+    writes += 1
+    at = int(os.environ["KILL_AT"])
+    if writes * 2 - 1 == at:  # before the first byte
+        os.kill(os.getpid(), signal.SIGKILL)
+    whole(table, where, **options)
+    if writes * 2 == at:  # written, not yet in its place
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trades.parquet.write_table = write_table
+sys.exit(run(["data", "fetch", *sys.argv[2:], "--data", sys.argv[1]]))
+"""
+"""Runs the command and is killed at the KILL_AT-th half of a write."""
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +68,54 @@ def ballast(exchange: Exchange, folder: Path, *words: str, code: int = 0) -> Tre
         return {"error": done.stderr.strip()}
     answer: Tree = json.loads(done.stdout)
     return answer
+
+
+def whole_trades(folder: Path) -> int:
+    """Return how many trades of BTC/USDT a folder holds, without a gap or a repetition."""
+    parts = list(chunks(set_of(folder, "BTC/USDT")))
+    ids = np.concatenate([one["id"] for one in parts]) if parts else np.empty(0, dtype=np.int64)
+    assert (np.diff(ids) == 1).all()
+    return len(ids)
+
+
+def test_a_fetch_of_trades_that_is_killed_goes_on_without_gap_or_duplicate(exchange: Exchange, tmp_path: Path) -> None:
+    """SIGKILL at several moments, also while a day is written; in the end the same files as without."""
+    begin = datetime.now(UTC) - timedelta(minutes=22)
+    words = (
+        "--trades",
+        "--pairs",
+        "BTC/USDT",
+        "--start",
+        begin.isoformat(),
+        "--end",
+        (begin + timedelta(minutes=20)).isoformat(),
+    )
+    settings = {
+        "BALLAST_EXCHANGE__REST_URL": f"http://{exchange.base}",
+        "BALLAST_EXCHANGE__WS_URL": f"ws://{exchange.base}",
+    }
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), *words]
+    kills = 0
+    for at in ("1", "3", "4", "6"):
+        done = subprocess.run(
+            command, env={**os.environ, **settings, "KILL_AT": at}, check=False, timeout=60, capture_output=True
+        )
+        kills += done.returncode == -signal.SIGKILL
+        if (tmp_path / "killed" / "BTC_USDT-trades").is_dir():
+            whole_trades(tmp_path / "killed")
+    assert kills >= 3
+    ballast(exchange, tmp_path / "killed", "fetch", *words)
+    (fetched,) = ballast(exchange, tmp_path / "whole", "fetch", *words)["files"]
+
+    assert fetched["total"] == whole_trades(tmp_path / "killed") == whole_trades(tmp_path / "whole") > 3_000
+    listed = ballast(exchange, tmp_path / "killed", "list")["trades"]
+    assert [(one["pair"], one["rows"], len(one["covered_ns"])) for one in listed] == [("BTC/USDT", fetched["total"], 1)]
+
+
+def test_supplies_that_cannot_be_had_end_with_69(exchange: Exchange, tmp_path: Path) -> None:
+    """Nobody listens there: one line."""
+    words = ("fetch", "--supply", "--pairs", "BTC/USDT", "--supply-url", f"http://127.0.0.1:{free_port()}/api/v3")
+    assert "no supplies: ConnectError" in ballast(exchange, tmp_path, *words, code=69)["error"]
 
 
 def test_fetch_check_break_repair(exchange: Exchange, tmp_path: Path) -> None:

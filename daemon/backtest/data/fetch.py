@@ -4,21 +4,18 @@ Any exchange of ccxt that has candles will do. What is on file already is not as
 closed yet is not kept.
 """
 
-import asyncio
-import random
 from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
-import ccxt.async_support as ccxt
 import numpy as np
 
+from daemon.backtest.data.asking import Asker
 from daemon.backtest.data.files import EMPTY, Candles
-from daemon.domain.errors import ConfigError, Unreachable
+from daemon.domain.errors import ConfigError
 
 PAGE: Final = 1_000
-ATTEMPTS_MAX: Final = 6
-RETRY_S: Final = 0.5
-RETRY_S_MAX: Final = 60.0
+CELLS: Final = 6
+"""Opening time, four prices, volume."""
 
 Progress = Callable[[int, int], None]
 """Told (ms done, ms in all) of the range that is fetched."""
@@ -38,7 +35,7 @@ def missing(times: Any, step_ms: int, since_ms: int, until_ms: int) -> list[tupl
 
 
 async def candles(
-    exchange: Any, pair: str, timeframe: str, *, begin_ms: int, end_ms: int, step_ms: int
+    asker: Asker, pair: str, timeframe: str, *, begin_ms: int, end_ms: int, step_ms: int
 ) -> AsyncGenerator[tuple[Candles, int]]:
     """Yield pages of closed candles that open in [begin, end), oldest first, each with the time the next one starts at.
 
@@ -49,11 +46,11 @@ async def candles(
     Unreachable
         It does not answer, after bounded retries.
     """
-    check_timeframe(exchange, timeframe)
+    check_timeframe(asker.exchange, timeframe)
     at = begin_ms
     while at < end_ms:
         limit = min(PAGE, (end_ms - at) // step_ms + 1)
-        rows = await _page(exchange, pair, timeframe, since_ms=at, limit=int(limit))
+        rows = await _page(asker, pair, timeframe, since_ms=at, limit=int(limit))
         page = _sound_page([row for row in rows if at <= int(row[0]) < end_ms])
         if len(page):
             at = int(page.times[-1]) + step_ms
@@ -73,10 +70,10 @@ def check_timeframe(exchange: Any, timeframe: str) -> None:
         raise ConfigError(f"timeframe {timeframe}: {exchange.id} has {' '.join(known) or 'no candles'}")
 
 
-async def listed_since(exchange: Any, pair: str, timeframe: str, since_ms: int) -> int:
+async def listed_since(asker: Asker, pair: str, timeframe: str, since_ms: int) -> int:
     """Return when the exchange's candles of a pair begin, at or after ``since_ms``; asking for years of nothing takes long."""
-    check_timeframe(exchange, timeframe)
-    rows = await _page(exchange, pair, timeframe, since_ms=since_ms, limit=1)
+    check_timeframe(asker.exchange, timeframe)
+    rows = await _page(asker, pair, timeframe, since_ms=since_ms, limit=1)
     return max(since_ms, int(rows[0][0])) if rows else since_ms
 
 
@@ -90,32 +87,11 @@ def _sound_page(rows: list[Any]) -> Candles:
     return Candles(kept, values[first])
 
 
-async def _page(exchange: Any, pair: str, timeframe: str, *, since_ms: int, limit: int) -> list[Any]:
-    wait_s = RETRY_S
-    for attempt in range(1, ATTEMPTS_MAX + 1):
-        try:
-            rows = await exchange.fetch_ohlcv(pair, timeframe, since_ms, limit)
-        except ccxt.BadSymbol as error:
-            raise ConfigError(f"{pair}: {exchange.id} has no such pair ({_line(error)})") from None
-        except ccxt.OperationFailed as error:  # what a repetition may cure: the network, and the venue's own troubles
-            if attempt == ATTEMPTS_MAX:
-                raise Unreachable(f"{exchange.id}: no candles of {pair}: {_line(error)}") from None
-            pause_s = max(wait_s * random.uniform(0.5, 1.5), retry_after_s(exchange))
-            await asyncio.sleep(min(pause_s, RETRY_S_MAX))
-            wait_s = min(2 * wait_s, RETRY_S_MAX)
-        except ccxt.BaseError as error:
-            raise Unreachable(f"{exchange.id}: no candles of {pair}: {_line(error)}") from None
-        else:
-            return list(rows)
-    raise Unreachable(f"{exchange.id}: no candles of {pair}")
+async def _page(asker: Asker, pair: str, timeframe: str, *, since_ms: int, limit: int) -> list[Any]:
+    async def rows() -> list[Any]:
+        found = list(await asker.exchange.fetch_ohlcv(pair, timeframe, since_ms, limit))
+        if not all(isinstance(row, list) and len(row) >= CELLS for row in found):
+            raise ValueError("rows that are no candles")
+        return found
 
-
-def retry_after_s(exchange: Any) -> float:
-    """Return the pause the venue asked for with its last answer, seconds; 0 without one."""
-    headers = getattr(exchange, "last_response_headers", None) or {}
-    text = next((str(value) for name, value in headers.items() if str(name).lower() == "retry-after"), "")
-    return float(text) if text.isdigit() else 0.0
-
-
-def _line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:160]
+    return await asker.ask("candles", pair, rows)

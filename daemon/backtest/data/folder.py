@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import numpy as np
 
 from daemon.backtest.data import fetch as venue
+from daemon.backtest.data.asking import Asker
 from daemon.backtest.data.check import Finding, holes, inspect
 from daemon.backtest.data.files import EMPTY, CandleFile, Candles, files_in, iso, path_of, read, timeframe_ms, write
 from daemon.backtest.data.repair import Change, Source, from_finer, repair
@@ -167,7 +168,7 @@ def merge(ours: Candles, theirs: Candles) -> tuple[Candles, int, int]:
 
 
 async def fetch(
-    exchange: Any, folder: Path, *, pair: str, timeframe: str, since_ms: int, until_ms: int, progress: venue.Progress
+    asker: Asker, folder: Path, *, pair: str, timeframe: str, since_ms: int, until_ms: int, progress: venue.Progress
 ) -> Fetched:
     """Fetch what the folder lacks of one pair before and after what it has; whatever stops it, what came is kept."""
     step_ms = timeframe_ms(timeframe)
@@ -175,7 +176,7 @@ async def fetch(
     have = read(path) if path.is_file() else EMPTY
     until_ms = until_ms // step_ms * step_ms
     if not len(have):
-        since_ms = await venue.listed_since(exchange, pair, timeframe, since_ms)
+        since_ms = await venue.listed_since(asker, pair, timeframe, since_ms)
     ranges = venue.missing(have.times, step_ms, since_ms, until_ms)
     whole = sum(end - begin for begin, end in ranges)
     pages: list[Candles] = []
@@ -194,7 +195,7 @@ async def fetch(
     try:
         for begin, end in ranges:
             async with contextlib.aclosing(
-                venue.candles(exchange, pair, timeframe, begin_ms=begin, end_ms=end, step_ms=step_ms)
+                venue.candles(asker, pair, timeframe, begin_ms=begin, end_ms=end, step_ms=step_ms)
             ) as stream:
                 async for page, reached in stream:
                     pages.append(page)
@@ -209,20 +210,20 @@ async def fetch(
     return Fetched(path.name, got, len(have))
 
 
-def online_source(exchange_factory: Callable[[], Any]) -> Callable[[CandleFile], Source]:
+def online_source(asker_factory: Callable[[], Asker]) -> Callable[[CandleFile], Source]:
     """Return sources that ask the exchange, for `mend`."""
 
     def of(file: CandleFile) -> Source:
         async def ask(begin: int, end: int) -> Candles:
-            exchange = exchange_factory()
+            asker = asker_factory()
             try:
                 parts: list[Candles] = []
                 async for page, _ in venue.candles(
-                    exchange, file.pair, file.timeframe, begin_ms=begin, end_ms=end, step_ms=file.step_ms
+                    asker, file.pair, file.timeframe, begin_ms=begin, end_ms=end, step_ms=file.step_ms
                 ):
                     parts.append(page)
             finally:
-                await exchange.close()
+                await asker.exchange.close()
             if not parts:
                 return EMPTY
             return Candles(np.concatenate([one.times for one in parts]), np.concatenate([one.values for one in parts]))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daemon.backtest.data import asking
 from daemon.backtest.data import fetch as venue
 from daemon.backtest.data import folder as work
 from daemon.backtest.data.check import inspect
@@ -52,7 +53,7 @@ def nobody(_done: int, _whole: int) -> None:
 async def fetch(ccxt: Any, folder: Path, since_ms: int, until_ms: int) -> work.Fetched:
     """Fetch one-second candles."""
     return await work.fetch(
-        ccxt,
+        asking.Asker(ccxt),
         folder,
         pair=PAIR,
         timeframe="1s",
@@ -90,7 +91,7 @@ async def test_what_came_before_a_fault_is_kept_and_continued(
     sim: SimulatedExchange, ccxt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exchange fails for good after two pages: one line, the pages are on file, the next run goes on behind them."""
-    monkeypatch.setattr(venue, "RETRY_S", 0.001)
+    monkeypatch.setattr(asking, "RETRY_S", 0.001)
     now = await present(ccxt)
     begin, end = now - 3_600 * S, now - 60 * S
     sim.faults.add(
@@ -126,11 +127,25 @@ async def test_passing_faults_are_waited_out(
     sim: SimulatedExchange, ccxt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few failures cost time, not rows."""
-    monkeypatch.setattr(venue, "RETRY_S", 0.001)
+    monkeypatch.setattr(asking, "RETRY_S", 0.001)
     now = await present(ccxt)
     sim.faults.add(FaultRule(match=KLINES, action=Action.ERROR, after=1, times=3, status=502))
     done = await fetch(ccxt, tmp_path, now - 1_000 * S, now - 60 * S)
 
+    assert done.rows == 940
+
+
+@pytest.mark.parametrize("action", [Action.HTML, Action.BROKEN, Action.EMPTY, Action.TRUNCATE])
+async def test_broken_answers_are_asked_for_again(
+    sim: SimulatedExchange, ccxt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> None:
+    """A page instead of JSON, half of it, none of it, less than announced: no row is missing afterwards."""
+    monkeypatch.setattr(asking, "RETRY_S", 0.001)
+    now = await present(ccxt)
+    rule = sim.faults.add(FaultRule(match=KLINES, action=action, after=1, times=2))
+    done = await fetch(ccxt, tmp_path, now - 1_000 * S, now - 60 * S)
+
+    assert sim.faults.fired(rule) == 2
     assert done.rows == 940
 
 
@@ -142,7 +157,7 @@ async def test_unknown_names_are_one_line(ccxt: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=why):
             await work.fetch(
-                ccxt,
+                asking.Asker(ccxt),
                 tmp_path,
                 pair=pair,
                 timeframe=timeframe,
@@ -163,7 +178,7 @@ async def test_holes_are_filled_from_the_exchange(sim: SimulatedExchange, ccxt: 
     keep = np.delete(np.arange(len(whole)), [50, 51, 200])
     write(path, Candles(whole.times[keep], spoilt[keep]))
     online = work.online_source(
-        lambda: make_exchange("binance", rest_url=f"http://127.0.0.1:{sim.port}", limited=False)
+        lambda: asking.Asker(make_exchange("binance", rest_url=f"http://127.0.0.1:{sim.port}", limited=False))
     )
     (done,) = await asyncio.to_thread(lambda: list(work.mend(files_in(tmp_path), online=online)))
 
