@@ -80,6 +80,7 @@ class Store:
         self.healthy = True
         self.moved = ""
         self._opened = False
+        self._ours: Connection | None = None  # the connection whose session has every lock
         self.lease = Lease(config)
         self._clock = clock
         self._server = config.place.path is None
@@ -114,7 +115,7 @@ class Store:
             self._epoch, self._book, self.moved = own(connection, self.config)
             crash.point("ledger.epoch.open")
         crash.point("ledger.epoch.after")
-        self._opened = True
+        self._opened, self._ours = True, connection
         with connection.begin():
             self._books = rows.read_books(connection, self.config.quote, self._book)
             self.first_start = not self._books.flows or not rows.opened(connection, self._book, quote=self.config.quote)
@@ -147,8 +148,8 @@ class Store:
         connection = self.lease.connection
         if not self._opened:
             raise ConfigError(f"ledger {self.config.place} is not open")
-        if connection is None or connection.invalidated:
-            connection = self._rejoin()
+        if connection is None or connection.invalidated or connection is not self._ours:
+            connection = self._ours = self._rejoin()
         return connection
 
     def _rejoin(self) -> Connection:
@@ -331,11 +332,12 @@ class Store:
 
     def _landed(self, connection: Connection) -> int:
         """Return how many rows of the batch in doubt are in the database after all, 0 when they must be written again."""
-        unsure, self._unsure = self._unsure, None
+        unsure = self._unsure
         if unsure is None:
             return 0
         with connection.begin():
             mark = fence.batch_mark(connection)
+        self._unsure = None  # not before: without an answer the batch stays in doubt
         if mark != unsure.mark:
             return 0
         self._count(unsure)

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from daemon.domain.errors import AlreadyRunning, ConfigError, Transient, Unreachable
 from daemon.domain.events import Booked
 from daemon.domain.orders import OrderState
+from daemon.edge import fence
 from daemon.edge import ledger as ledger_module
 from daemon.edge import postgres as pg
 from daemon.edge.clock import Clock
@@ -152,6 +153,30 @@ async def test_f46_the_fence_is_in_the_insert_itself(
     assert postgres.do("SELECT count(*) FROM ballast_live.intents", postgres_database) == [(0,)]
     assert postgres.do("SELECT count(*) FROM ballast_live.decisions", postgres_database) == [(0,)]
     assert postgres.do("SELECT count(*) FROM ballast_live.fills", postgres_database) == [(0,)]
+
+
+async def test_f46_i15_nothing_is_written_before_the_locks_are_ours_again(
+    ledger: SqlLedger, elsewhere: LedgerConfig, postgres: Server, postgres_database: str
+) -> None:
+    """The network broke; the server has not missed our old session yet, which still holds the locks: we wait for them."""
+    assert await ledger.commit(make_submit(make_intent(1)))
+    ((backend,),) = postgres.do(
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'ballast main %' "
+        f"AND datname = '{postgres_database}'"
+    )
+    os.kill(backend, signal.SIGSTOP)
+    try:
+        ledger._store.lease.cut()
+        meanwhile = [await ledger.commit(make_submit(make_intent(number))) for number in range(2, 8)]
+        assert not ledger.writable
+    finally:
+        os.kill(backend, signal.SIGCONT)
+    await committed(ledger, 8)
+
+    assert meanwhile == [False] * 6
+    with pytest.raises(AlreadyRunning, match="ballast main"):
+        await SqlLedger(elsewhere, clock=Clock()).open()
+    assert ledger.lost is None
 
 
 async def test_i15_the_epoch_waits_for_an_insert_under_way(
@@ -341,6 +366,41 @@ async def test_a_batch_whose_answer_was_lost_is_written_once(
     assert await ledger.flush(LIMIT_S)
 
     assert cut == [1]
+    assert (await ledger.books()).cash == 1000
+    with LedgerReader(ledger.config.place) as reader:
+        assert [flow.amount for flow in reader.flows()] == [1000]
+
+
+async def test_a_batch_in_doubt_stays_so_while_the_server_comes_and_goes(
+    ledger: SqlLedger, postgres: Server, postgres_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to COMMIT was lost, and then the answer to whether it landed: the money is booked once all the same."""
+    dialect = ledger._store.lease.connect().dialect
+    real_commit, real_mark = dialect.do_commit, fence.batch_mark
+    asked: list[str] = []
+
+    def commit(raw: object) -> None:
+        real_commit(raw)  # type: ignore[arg-type]
+        with postgres.connect(postgres_database) as admin:
+            landed = admin.execute("SELECT count(*) FROM ballast_live.flows").fetchone()
+        if landed == (1,):
+            monkeypatch.setattr(dialect, "do_commit", real_commit)
+            postgres.end_sessions(postgres_database)
+            raw.execute("SELECT 1")  # type: ignore[attr-defined]
+
+    def batch_mark(connection: Connection) -> str:
+        asked.append("")
+        if len(asked) == 2:  # the first time it was seen that nothing is forgotten
+            postgres.end_sessions(postgres_database)
+        return real_mark(connection)
+
+    monkeypatch.setattr(dialect, "do_commit", commit)
+    monkeypatch.setattr(fence, "batch_mark", batch_mark)
+    ledger.record(opening("1000"))
+    assert await ledger.flush(LIMIT_S)
+
+    assert len(asked) > 2
+    assert ledger.lost is None
     assert (await ledger.books()).cash == 1000
     with LedgerReader(ledger.config.place) as reader:
         assert [flow.amount for flow in reader.flows()] == [1000]
