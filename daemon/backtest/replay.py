@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from daemon.backtest.tape import Counts, Decoder, EngineFactory, Tape, Worker, WorkerFactory
+from daemon.backtest.tape import Counts, Decoder, EngineFactory, Tape, Watch, Worker, WorkerFactory
 from daemon.core.config import EngineConfig
 from daemon.core.engine import Engine
 from daemon.core.snapshot_values import SnapshotError
@@ -125,6 +125,7 @@ def replay(
     decoder: Decoder | None = None,
     worker_factory: WorkerFactory | None = None,
     from_segment: str = "",
+    watch: Watch | None = None,
 ) -> ReplayResult:
     """Feed a journal's records to a fresh engine and compare the effects with those recorded.
 
@@ -143,6 +144,8 @@ def replay(
     from_segment
         Where to begin in a folder: a number in its newest run, or a segment's file name, which names its run too. ""
         is the first of the newest run that can be opened.
+    watch
+        Told of every event and its effects; a new engine means that what follows does not continue what came before.
 
     Raises
     ------
@@ -153,7 +156,7 @@ def replay(
         raise ValueError("decisions = recomputed: needs a worker")
     parts = chosen(path, from_segment)
     workers = worker_factory if decisions == "recomputed" else None
-    session = _Session(engine_factory, decoder or WireDecoder(), workers)
+    session = _Session(engine_factory, decoder or WireDecoder(), workers, watch)
     done = [session.play(part) for part in parts]
     if not session.readable or all(one.verdict == "skipped" for one in done):
         raise ValueError(f"{parts[0]}: nothing here can be replayed: {done[0].detail}")
@@ -207,13 +210,16 @@ def chosen(path: Path, from_segment: str = "") -> list[Path]:
 class _Session:
     """The segments of one run, one after the other; a tape goes on over several while nothing is missing between them."""
 
-    def __init__(self, make_engine: EngineFactory, decoder: Decoder, workers: WorkerFactory | None) -> None:
+    def __init__(
+        self, make_engine: EngineFactory, decoder: Decoder, workers: WorkerFactory | None, watch: Watch | None
+    ) -> None:
         self.code_version = ""
         self.effects = 0
         self.digest = ""
         self._make_engine = make_engine
         self._decoder = decoder
         self._workers = workers
+        self._watch = watch
         self._tape: Tape | None = None
         self._counts = Counts()
         self._number = self._named = -1
@@ -288,7 +294,7 @@ class _Session:
         return ""
 
     def _new_tape(self, header: Header) -> Tape:
-        tape = Tape(self._make_engine, header, self._decoder, self._workers)
+        tape = Tape(self._make_engine, header, self._decoder, self._workers, self._watch)
         tape.counts = self._counts
         return tape
 

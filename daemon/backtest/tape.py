@@ -58,6 +58,10 @@ EngineFactory = Callable[[Header], Engine]
 """Makes an engine that knows nothing from a segment's header."""
 
 
+Watch = Callable[[Engine, Event, tuple[Effect, ...]], None]
+"""Told of every recorded event once the engine has taken it, with the effects it had."""
+
+
 class _Null:
     """A recorder that records nothing."""
 
@@ -85,13 +89,19 @@ class Tape:
     """
 
     def __init__(
-        self, make_engine: EngineFactory, header: Header, decoder: Decoder, workers: WorkerFactory | None
+        self,
+        make_engine: EngineFactory,
+        header: Header,
+        decoder: Decoder,
+        workers: WorkerFactory | None,
+        watch: Watch | None = None,
     ) -> None:
         self.counts = Counts()
         self.difference = ""
         self._header = header
         self._decoder = decoder
         self._workers = workers
+        self._watch = watch
         self._worker: Worker | None = None
         self._answers: dict[int, Decided] = {}
         self._effects: list[Effect] = []
@@ -192,6 +202,8 @@ class Tape:
         """Let worker and shadow see what just happened, and compare."""
         effects, self._effects[:] = tuple(self._effects), ()
         self.counts.effects += len(effects)
+        if self._watch is not None and event is not None:
+            self._watch(self.runner.engine, event, effects)
         shadow = self._shadow
         if shadow is None or event is None:
             return
