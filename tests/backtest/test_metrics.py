@@ -287,6 +287,13 @@ def test_attribution_by_hand_and_its_sum() -> None:
     assert profit.tolist() == [[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [5.0, 0.0]]
 
 
+def test_what_is_held_at_the_opening_earns_from_there() -> None:
+    """Three coins adopted at 10: no profit in the first row, 6 when the price is 12."""
+    closes = np.array([[10.0], [12.0]])
+
+    assert attribution(np.full((2, 1), 3.0), np.zeros((2, 1)), closes).tolist() == [[0.0], [6.0]]
+
+
 @given(st.integers(0, 10_000))
 def test_attribution_of_all_assets_is_the_change_of_equity(seed: int) -> None:
     """Cash + positions, followed fill by fill, rises by exactly what the assets are credited with; order is free."""

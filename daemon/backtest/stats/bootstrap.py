@@ -133,9 +133,9 @@ def drawn(n: int, days: int, count: int, *, block: float, rng: np.random.Generat
     Each index is the successor of the one before it, or, with probability 1/``block``, a new one.
     """
     fresh = rng.random((count, days)) < 1.0 / block
-    fresh[:, 0] = True
     starts = rng.integers(0, n, size=(count, days))
     steps = np.arange(days)
+    # Where the block of each index began; 0, the first of the row, begins one in any case.
     began = np.maximum.accumulate(np.where(fresh, steps, 0), axis=1)
     found: NDArray[int64] = (np.take_along_axis(starts, began, axis=1) + steps - began) % n
     return found
