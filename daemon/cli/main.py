@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from daemon.cli import configure, control, data, models, observe, service
+from daemon.cli import configure, control, data, models, observe, reporting, service
 from daemon.domain.errors import Fatal
 
 INTERRUPTED = 130
@@ -51,6 +51,7 @@ service.register(app)
 configure.register(app)
 models.register(app)
 data.register(app)
+reporting.register(app)
 observe.register(app)
 control.register(app)
 
