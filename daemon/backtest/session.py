@@ -184,14 +184,8 @@ class Session:
         self._settle_weights()
         engine = self.engine
         now = self._now_ns = close_ns
-        if engine.state.account.positions:
+        if self._eventful(close_ns):
             self._through(bars, now)
-        if (
-            engine.state.account.positions
-            or engine.state.blotter.live
-            or close_ns % DAY_NS == 0
-            or engine.state.exits.active
-        ):
             self._emit(Timer(now, now))
         self._candles(place + 1, now)
         if self._retrain is not None:
@@ -203,6 +197,17 @@ class Session:
             now = self._now_ns = close_ns + self.config.grace_ns + min(panel.bar_ns // 2, STUCK_WAIT_NS)
         self._emit(Closed(bars, now))
         self._note(close_ns)
+
+    def _eventful(self, close_ns: int) -> bool:
+        """Say whether prices within the bar, and time, can change anything before its close is decided on."""
+        state = self.engine.state
+        return bool(
+            state.account.positions
+            or state.blotter.live
+            or state.exits.active
+            or close_ns % DAY_NS == 0
+            or state.causes.state is not TradingState.ACTIVE
+        )
 
     def _through(self, bars: tuple[Bar, ...], now: int) -> None:
         """Walk the bar for stops; exits trade where they were asked for."""
