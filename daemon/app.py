@@ -17,6 +17,7 @@ from daemon.service.lifecycle import Service
 from daemon.service.place import ledger_problems
 from daemon.service.training import TrainingFailed
 from daemon.service.training import train as train_model
+from daemon.service.trial import try_strategy
 from daemon.service.venues import check_key, hasty
 from daemon.service.wiring import limits
 from daemon.settings import Settings, crash_at, read_keys
@@ -87,6 +88,7 @@ async def _market(settings: Settings, stack: contextlib.AsyncExitStack) -> Marke
 def check(settings: Settings, online: bool) -> list[str]:
     """Return what would stop a start, one line each; with ``online`` the ledger's server and the exchange are asked too."""
     problems = [f"risk.{line}" for line in limits(settings).validate()]
+    problems += [] if problems else try_strategy(settings)
     problems += ledger_problems(settings) if online else []
     if not online or problems:
         return problems

@@ -362,7 +362,7 @@ def _explain(error: ErrorDetails, tree: Mapping[str, Any], sources: Mapping[tupl
     value: Any = tree
     for part in error["loc"]:
         if isinstance(part, int):
-            value = value[part] if isinstance(value, list) else None
+            value = value[part] if isinstance(value, list) and part < len(value) else None
         else:
             value = value.get(part) if isinstance(value, Mapping) else None
     shown = "(secret)" if _is_secret(path[-1]) else json.dumps(value, default=str, ensure_ascii=False)[:200]

@@ -219,7 +219,7 @@ class Backtest(Section):
         description="price move of taking a bar's whole volume; goes with the square root",
     )
     participation: float = Field(default=0.1, gt=0, le=1, description="share of a bar's volume that orders may take")
-    fee_tiers: tuple[tuple[float, float, float], ...] = Field(
+    fee_tiers: Annotated[tuple[tuple[float, float, float], ...], BeforeValidator(as_tuple)] = Field(
         default=(),
         description="`[[volume, maker_bps, taker_bps], …]`: fees from a 30-day volume in quote on; empty: `paper.fee_bps`",
     )

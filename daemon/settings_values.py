@@ -176,6 +176,7 @@ def exchange_ids() -> frozenset[str]:
 
 
 WANTED: Final = {
+    "missing": "is missing",
     "string_type": 'must be text in quotes, such as key = "value"',
     "int_type": "must be a whole number",
     "int_from_float": "must be a whole number",
@@ -229,8 +230,8 @@ def _ws(value: object) -> object:
 
 
 def as_tuple(value: object) -> object:
-    """Return a list of the file as a tuple, anything else as it is."""
-    return tuple(value) if isinstance(value, list) else value
+    """Return a list of the file, and lists in it, as tuples; anything else as it is."""
+    return tuple(as_tuple(one) for one in value) if isinstance(value, list) else value
 
 
 def _sendable(value: dict[str, object]) -> dict[str, object]:

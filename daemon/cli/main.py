@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from daemon.cli import configure, control, data, models, observe, reporting, service
+from daemon.cli import configure, control, data, models, observe, reporting, service, starting
 from daemon.domain.errors import Fatal
 
 INTERRUPTED = 130
@@ -48,6 +48,7 @@ def root(
 
 
 service.register(app)
+starting.register(app)
 configure.register(app)
 models.register(app)
 data.register(app)

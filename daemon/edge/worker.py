@@ -116,7 +116,7 @@ class Worker:
         """Keep one child alive for ever; pauses between failed starts grow to the configured limit."""
         backoff_s = BACKOFF_S_MIN
         while True:
-            detail, served = await self._session()
+            detail, served = await self.session()
             self.detail = detail
             if served:
                 backoff_s = BACKOFF_S_MIN
@@ -124,7 +124,7 @@ class Worker:
             await asyncio.sleep(backoff_s)
             backoff_s = min(2 * backoff_s, self._config.backoff_ns_max / NS_PER_S)
 
-    async def _session(self) -> tuple[str, bool]:
+    async def session(self) -> tuple[str, bool]:
         """Run one child to its end; return why it ended and whether it had answered anything."""
         ours, theirs = socket.socketpair()
         process = _spawn(theirs)

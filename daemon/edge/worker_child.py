@@ -31,6 +31,9 @@ from strategies.params import NeedsSetup, Timings
 
 CLIP_TOLERANCE = 1e-9
 """Weights that exceed a limit by more than this are clipped and reported."""
+CLIPPED = "clipped:"
+NAMES_MAX = 10
+"""Clipped symbols that a line names; it says how many more there were."""
 READ_BYTES = 1 << 20
 PR_SET_PDEATHSIG = 1
 CLOSE, VOLUME = 3, 4
@@ -113,7 +116,7 @@ class InlineWorker:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a strategy raises is contained and reported
             result = NoDecision(NoReason.STRATEGY_RAISED, one_line(error))
         spent = self._strategy.timings if isinstance(self._strategy, NeedsSetup) else Timings()
-        self.note = spent.note
+        self.note = "; ".join(one for one in (spent.note, _clipped(result)) if one)
         return Decided(
             seq=decide.seq,
             result=result,
@@ -223,9 +226,18 @@ def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecis
     return msgspec.structs.replace(
         answer,
         weights=tuple(clipped.tolist()),
-        binding=(*answer.binding, *(f"clipped:{decide.symbols[int(i)]}" for i in changed)),
+        binding=(*answer.binding, *(f"{CLIPPED}{decide.symbols[int(i)]}" for i in changed)),
         turnover=float(np.abs(clipped - limits.w0).sum()),
     )
+
+
+def _clipped(result: Targets | NoDecision) -> str:
+    """Return one line that names the weights that were clipped, "" when none was."""
+    if isinstance(result, NoDecision):
+        return ""
+    names = [one.removeprefix(CLIPPED) for one in result.binding if one.startswith(CLIPPED)]
+    more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
+    return f"weights beyond a limit were clipped: {', '.join(names[:NAMES_MAX])}{more}" if names else ""
 
 
 def _unsound(answer: Targets, w: NDArray[np.float64], decide: Decide) -> NoDecision | None:

@@ -37,5 +37,5 @@ class EqualWeight:
         farthest = float(np.max(np.abs(wanted - w0), where=movable, initial=0.0))
         if farthest <= chosen.drift * share:
             whole = msgspec.structs.replace(chosen, invest=1.0)  # what rose is kept: it has not drifted too far yet
-            return targets_of(view, w0, closes.usable, sizing=whole, status="within the drift allowed")
-        return targets_of(view, wanted, closes.usable, sizing=chosen, status=f"1/{int(shared.sum())} each")
+            return targets_of(view, w0, closes.usable, sizing=whole, status="within_drift")
+        return targets_of(view, wanted, closes.usable, sizing=chosen, status="restored")

@@ -42,6 +42,4 @@ class MeanReversion:
         z = np.where(deviation > DEVIATION_MIN, -logs.mean(axis=1) / np.maximum(deviation, DEVIATION_MIN), 0.0)
         depth = np.clip((-z - chosen.entry) / (chosen.full - chosen.entry), 0.0, 1.0)
         wanted = depth * (chosen.invest / int(closes.usable.sum()))
-        return targets_of(
-            view, wanted, closes.usable, sizing=chosen, status=f"{int((wanted > 0.0).sum())} below their mean"
-        )
+        return targets_of(view, wanted, closes.usable, sizing=chosen, status="mean_reversion")

@@ -47,4 +47,4 @@ class Momentum:
             count = chosen.top
         yearly = np.maximum(sigma, SIGMA_MIN) * np.sqrt(NS_PER_YEAR / view.bar_ns)
         wanted = np.where(held, chosen.target_volatility / yearly / count, 0.0)
-        return targets_of(view, wanted, closes.usable, sizing=chosen, status=f"{int(held.sum())} of {count} rising")
+        return targets_of(view, wanted, closes.usable, sizing=chosen, status="momentum")

@@ -570,6 +570,7 @@ def test_weights_beyond_limits_are_clipped(naughty: None) -> None:
 
     assert isinstance(decided.result, Targets)
     assert "clipped:BTC/USDT" in decided.result.binding
+    assert inline.note == "weights beyond a limit were clipped: BTC/USDT, ETH/USDT, SOL/USDT, XRP/USDT"
     assert (w <= 0.3).all()
     assert np.maximum(w - (0.1, 0.0, 0.2, 0.0), 0).sum() <= 0.5 + 1e-9
 

@@ -47,8 +47,13 @@ def test_paper_file_equals_the_defaults() -> None:
     assert config_hash(from_file) == config_hash(load_settings([], {}))
 
 
-BEYOND_THE_FILE = {"risk": {"max_repeats"}, "ledger": {"password_file"}, "journal": {"segment_bytes"}}
-"""Keys that came after the file's text was agreed; they are off until somebody writes them."""
+BEYOND_THE_FILE = {
+    "risk": {"max_repeats"},
+    "ledger": {"password_file"},
+    "journal": {"segment_bytes"},
+    "backtest": {"spread_bps", "impact_bps", "participation", "fee_tiers"},
+}
+"""Keys that came after the file's text was agreed; nothing that trades changes until somebody writes them."""
 
 
 def test_paper_file_names_every_key() -> None:
@@ -343,3 +348,27 @@ def test_hash_follows_values_not_secrets(tmp_path: Path) -> None:
 
     assert config_hash(with_key) == config_hash(live(tmp_path))
     assert config_hash(live(tmp_path, RISK__MAX_WEIGHT="0.2")) != config_hash(with_key)
+
+
+def test_fee_tiers_are_a_list_of_lists(tmp_path: Path) -> None:
+    """Nested lists of the file; rows of another length are an error."""
+    tiers = write(tmp_path / "a.toml", "[backtest]\nfee_tiers = [[0, 8, 10], [1000000.0, 6.5, 9]]\n")
+    assert load_settings([tiers], {}).backtest.fee_tiers == ((0, 8, 10), (1e6, 6.5, 9))
+    assert "backtest.fee_tiers.0.2 = null: is missing" in problem(tmp_path, "[backtest]\nfee_tiers = [[0, 8]]\n")
+
+
+def test_strategy_params_can_be_sent(tmp_path: Path) -> None:
+    """What the worker could not be told is said when the file is read."""
+    line = problem(tmp_path, f"[strategy_params]\nlookback = {2**70}\n")
+    assert "strategy_params" in line
+    assert "cannot be passed to the strategy" in line
+
+
+def test_files_are_remembered_by_their_folders(tmp_path: Path) -> None:
+    """Each folder once, in the order of the files, absolute; the configuration's hash does not depend on them."""
+    (tmp_path / "other").mkdir()
+    files = [write(tmp_path / name, "") for name in ("a.toml", "b.toml", "other/c.toml")]
+    settings = load_settings(files, {})
+
+    assert settings.folders == (str(tmp_path), str(tmp_path / "other"))
+    assert config_hash(settings) == config_hash(load_settings([], {}))
