@@ -35,6 +35,24 @@ class Holder:
         return Decided(decide.seq, Targets(decide.symbols, weights), 0, 0, 0, decide.ts_ns, 0.0)
 
 
+def test_time_judged_while_nothing_is_held_does_not_find_the_feed_silent(tmp_path: Path) -> None:
+    """Bars of a day, flat: losses are judged at every midnight, and the data that comes then counts as data."""
+    file = tmp_path / "b.toml"
+    file.write_text(
+        f'universe = ["BTC/USDT"]\nbar = "1d"\nstate_dir = "{tmp_path}"\n[forecast]\nlookback = 2\n'
+        "[risk]\nmax_weight = 0.5\nmax_order_notional = 1.0\n"
+    )
+    settings = load_settings([file], {})
+    close = np.full((30, 1), 100.0)
+    values = np.stack([close, close, close, close, np.full_like(close, 1e6)], axis=2)
+    panel = make_panel(settings.universe, settings.bar_ns, START_NS + settings.bar_ns * np.arange(30), values)
+    session = run.prepare(settings, panel, first=0, worker=Holder())
+    session.run()
+
+    assert session.venue.balances["BTC"] > 0
+    assert session.engine.state.causes.names == ()
+
+
 @pytest.mark.parametrize("grace_ms", [0, 500])
 @pytest.mark.parametrize("listed", [0, 30])
 def test_no_bar_is_closed_by_time_before_its_data_is_told(tmp_path: Path, listed: int, grace_ms: int) -> None:
