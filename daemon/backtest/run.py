@@ -9,7 +9,7 @@ import msgspec
 from daemon.backtest.history import Panel
 from daemon.backtest.record import Record, Worker
 from daemon.backtest.rules import infer_rules
-from daemon.backtest.session import Session
+from daemon.backtest.session import DAILY_BARS, DAY_NS, Session
 from daemon.backtest.venue import Rates, VenueConfig
 from daemon.core.config import EngineConfig
 from daemon.domain.errors import ConfigError
@@ -106,3 +106,8 @@ def backtest(
     """Run the daemon's engine over a panel. Raises ConfigError as ``prepare`` does."""
     session = prepare(settings, panel, first=first)
     return Finished(session, session.run(progress), panel, first)
+
+
+def warm_up_ns(settings: Settings) -> int:
+    """Return how much history before the start is read: the daemon's backfill, and a year of days for CVaR."""
+    return max(engine_config(settings).backfill_bars * settings.bar_ns, DAILY_BARS * DAY_NS)

@@ -179,12 +179,14 @@ class Session:
         self._list(place, open_ns)
         bars = self._bars(place, row, open_ns, close_ns)
         self._now_ns = open_ns
-        if not self.venue.idle:
+        opened = not self.venue.idle
+        if opened:
             self.venue.open({bar.symbol: bar for bar in bars}, open_ns)
         self._settle_weights()
-        engine = self.engine
         now = self._now_ns = close_ns
         if self._eventful(close_ns):
+            if not opened:
+                self.venue.open({bar.symbol: bar for bar in bars}, open_ns)
             self._through(bars, now)
             self._emit(Timer(now, now))
         self._candles(place + 1, now)
@@ -211,8 +213,6 @@ class Session:
 
     def _through(self, bars: tuple[Bar, ...], now: int) -> None:
         """Walk the bar for stops; exits trade where they were asked for."""
-        if self.venue.idle:
-            self.venue.open({bar.symbol: bar for bar in bars}, bars[0].open_ns)
         self._inside = True
         self._emit(Ranged(bars, now))
         self._inside = False

@@ -140,7 +140,8 @@ class BarVenue:
                     self._travelling.append(order)
                     continue
                 bar = bars.get(order.intent.symbol)
-                self._arrive(order, bar, bar.open if bar is not None else 0.0, open_ns)
+                arrived_ns = max(open_ns + 1, order.due_ns + self._config.bar_ns)
+                self._arrive(order, bar, bar.open if bar is not None else 0.0, arrived_ns)
         for order in list(self._resting.values()):
             bar = bars.get(order.intent.symbol)
             if bar is not None:

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
-from daemon.cli import configure, control, data, models, observe, reporting, service, starting
+from daemon.cli import configure, control, data, models, observe, reporting, research, service, starting, tuning
 from daemon.domain.errors import Fatal
 
 INTERRUPTED = 130
@@ -52,7 +52,9 @@ starting.register(app)
 configure.register(app)
 models.register(app)
 data.register(app)
+research.register(app)
 reporting.register(app)
+tuning.register(app)
 observe.register(app)
 control.register(app)
 

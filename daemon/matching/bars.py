@@ -69,8 +69,7 @@ def take_from_bar(  # noqa: PLR0913 (all but the first three are named)
     if costs.impact > 0.0:
         share = max(slack, 0.0) / costs.impact
         room = min(room, volume * share * share - taken)
-    got = _floor(min(float(qty), room), step)
-    got = min(got, qty)
+    got = _within(qty, room, step)
     if got <= 0:
         return None
     average = touch
@@ -101,14 +100,16 @@ def rest_on_bar(  # noqa: PLR0913 (all but the first three are named)
     through = low <= float(limit - tick) if side == "buy" else high >= float(limit + tick)
     if not through or volume <= 0.0:
         return None
-    got = min(_floor(costs.participation * volume - taken, step), qty)
+    got = _within(qty, costs.participation * volume - taken, step)
     return Match(limit, got) if got > 0 else None
 
 
-def _floor(amount: float, step: Decimal) -> Decimal:
-    """Return an amount on the lot grid, not above it."""
-    if amount <= 0.0:
+def _within(qty: Decimal, room: float, step: Decimal) -> Decimal:
+    """Return all of a quantity, or what of it there is room for, on the lot grid."""
+    if room >= float(qty):
+        return qty
+    if room <= 0.0:
         return Decimal(0)
     if step == 0:
-        return Decimal(repr(amount))
-    return int(amount / float(step) + CRUMB) * step
+        return Decimal(repr(room))
+    return int(room / float(step)) * step

@@ -1,0 +1,147 @@
+"""The command ``backtest``: the daemon's engine on history."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from daemon.cli.common import Config, Json, print_json, settings_from
+from daemon.domain.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
+
+    from daemon.backtest.run import Finished
+    from daemon.settings import Settings
+
+GROUP = "Research"
+
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder of candles; <state_dir>/data/<exchange> when left out."),
+]
+Start = Annotated[str, typer.Option("--start", metavar="DATE", help="First bar that is traded (UTC), inclusive.")]
+End = Annotated[str, typer.Option("--end", metavar="DATE", help="Where trading ends (UTC), exclusive.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the result files go.")]
+Supply = Annotated[
+    Path | None, typer.Option("--supply", metavar="FILE", help="Coins in circulation: adds the market-cap benchmark.")
+]
+Page = Annotated[bool, typer.Option("--report/--no-report", help="Make report.html.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(rich_help_panel=GROUP)(backtest)
+
+
+def backtest(
+    start: Start,
+    end: End,
+    out: Out,
+    data: Data = None,
+    supply: Supply = None,
+    report: Page = True,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Run the daemon's own engine on history and write result files, tables and a report.
+
+    Example: ballast backtest --data data/binance --start 2023-01-01 --end 2024-01-01 --out runs/first
+    """
+    settings = settings_from(config)
+    from daemon.backtest.results import write_results
+
+    done, seconds = run(settings, data, start, end, quiet=json)
+    coins = _supply(supply, done) if supply is not None else None
+    result = write_results(out, done, settings, seconds=seconds, supply=coins)
+    if report:
+        from daemon.backtest.report.html import write_report
+
+        write_report(out)
+    if json:
+        print_json(result)
+        return
+    from daemon.backtest.report.folder import load_run
+    from daemon.backtest.report.tables import console, print_tables
+
+    print_tables(load_run(out), console())
+    typer.echo(f"{result['bars']} bars in {seconds:.1f} s; files in {out}")
+
+
+def run(settings: "Settings", data: Path | None, start: str, end: str, *, quiet: bool) -> "tuple[Finished, float]":
+    """Load history with what warms up before it, run, and say how long it took, seconds."""
+    from daemon.backtest.history import load_panel
+    from daemon.backtest.run import backtest as run_backtest
+    from daemon.backtest.run import warm_up_ns
+    from daemon.edge.clock import Clock
+
+    folder = data or settings.state_path / "data" / settings.exchange.id
+    start_ns, end_ns = time_of("--start", start), time_of("--end", end)
+    if end_ns <= start_ns:
+        raise UsageError(f"--end {end} is not after --start {start}")
+    panel = load_panel(
+        folder,
+        settings.universe,
+        bar=settings.bar,
+        bar_ns=settings.bar_ns,
+        start_ns=start_ns - warm_up_ns(settings),
+        end_ns=end_ns,
+    )
+    clock = Clock()
+    began = clock.mono_ns()
+    with _progress(quiet=quiet) as shown:
+        done = run_backtest(settings, panel, first=panel.place(start_ns), progress=shown)
+    return done, (clock.mono_ns() - began) / 1e9
+
+
+def time_of(option: str, text: str) -> int:
+    """Return a date or time (UTC) as ns. Raises UsageError."""
+    from datetime import UTC, datetime
+
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no date: write 2024-01-31 or 2024-01-31T12:00") from None
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    return int(when.timestamp()) * 1_000_000_000
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> "Generator[Callable[[int, int], None]]":
+    """Show a bar while bars go by, on a terminal only."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _done, _all: None
+        return
+    columns = (TextColumn("bars"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("bars")
+        yield lambda done, all_: shown.update(task, completed=done, total=all_)
+
+
+def _supply(path: Path, done: "Finished") -> "NDArray[float64]":
+    """Return (n_rows, n_assets) coins in circulation as known in each row of the curve, NaN where unknown.
+
+    Before an asset's first line its first line holds: files fetched today start today.
+    """
+    import numpy as np
+
+    from daemon.backtest.data.supply import read_supply
+
+    known = read_supply(path)
+    rows = np.array(done.record.times_ns, dtype=np.int64)
+    table = np.full((len(rows), len(done.panel.symbols)), np.nan)
+    for at, symbol in enumerate(done.panel.symbols):
+        lines = known.get(symbol.partition("/")[0], [])
+        if lines:
+            times, coins = np.array([line[0] for line in lines]), np.array([line[1] for line in lines])
+            table[:, at] = coins[np.maximum(np.searchsorted(times, rows, side="right") - 1, 0)]
+    if np.isnan(table).all():
+        raise ConfigError(f"{path}: no supply of any of {', '.join(done.panel.symbols)}")
+    return table
