@@ -43,7 +43,7 @@ def test_time_judged_while_nothing_is_held_does_not_find_the_feed_silent(tmp_pat
         "[risk]\nmax_weight = 0.5\nmax_order_notional = 1.0\n"
     )
     settings = load_settings([file], {})
-    close = np.full((30, 1), 100.0)
+    close = 100.0 + np.arange(30.0)[:, None] / 100.0
     values = np.stack([close, close, close, close, np.full_like(close, 1e6)], axis=2)
     panel = make_panel(settings.universe, settings.bar_ns, START_NS + settings.bar_ns * np.arange(30), values)
     session = run.prepare(settings, panel, first=0, worker=Holder())
