@@ -1,8 +1,10 @@
 """Benchmark curves: by hand, and against an independent accounting in exact fractions."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -270,6 +272,30 @@ def test_value_is_cash_and_coins_and_fees_explain_the_rest(market: tuple[Floats,
     assert found.turnover == pytest.approx((traded / before)[found.traded_rows], rel=1e-9)
     assert (found.exposure <= 1.0).all()
     assert (found.exposure >= 0.0).all()
+
+
+def test_recorded_prices_of_a_late_listing(shared_data: Path) -> None:
+    """BTC, ETH and APT (listed October 2022), hourly, as pandas would hold them: one coin's growth each, then the mean."""
+    import pandas as pd
+
+    columns = {
+        name: pq.read_table(shared_data / "binance" / f"{name}_USDT-1h.parquet", columns=["date", "close"])
+        .to_pandas()
+        .set_index("date")["close"]
+        for name in ("BTC", "ETH", "APT")
+    }
+    table = pd.DataFrame(columns).loc["2022-06-01":"2023-06-01"]
+    closes = table.to_numpy(dtype=float64)
+    listed = int(np.isfinite(closes[:, 2]).argmax())
+    assert 0 < listed < len(closes) - 1000
+    held = buy_and_hold(closes, rows(0), fee_rate=0.0, initial=1000.0)
+    equal = equal_weight(closes, np.arange(len(closes)), fee_rate=0.0, initial=1000.0)
+
+    theirs = 1000.0 * (table[["BTC", "ETH"]].ffill() / table[["BTC", "ETH"]].iloc[0]).mean(axis=1)
+    assert held.value == pytest.approx(theirs.to_numpy(), rel=1e-12)
+    # Restored in every row, the return of a row is the mean return of those that had a price in the row before.
+    growth = table.pct_change(fill_method=None).mean(axis=1).fillna(0.0)
+    assert equal.value == pytest.approx(1000.0 * (1.0 + growth).cumprod().to_numpy(), rel=1e-9)
 
 
 def test_last_prices_wait_for_the_next() -> None:

@@ -355,6 +355,15 @@ def test_bad_input_is_refused_in_one_line(change: dict[str, object], words: str)
     assert "\n" not in str(told.value)
 
 
+def test_a_curve_of_one_row_has_no_days_and_no_months() -> None:
+    """A run that was stopped at its opening has empty tables, and what it decided there is still summed."""
+    dates = every(HOUR_NS, 1)
+
+    assert monthly(dates, np.ones(1), np.zeros(1)).months == ()
+    assert daily_turnover(dates, dates, np.ones(1)).tolist() == []
+    assert daily_returns(dates, np.ones(1), np.zeros(1))[1].tolist() == []
+
+
 def test_bad_fills_and_windows_are_refused() -> None:
     """A fill after the end, a position without a price, a window of one day."""
     dates = every(HOUR_NS, 3)
@@ -362,6 +371,10 @@ def test_bad_fills_and_windows_are_refused() -> None:
         accumulated(dates, dates[-1:] + 1, np.array([0]), np.array([1.0]), 1)
     with pytest.raises(ValueError, match="without a price"):
         attribution(np.ones((3, 1)), np.zeros((3, 1)), np.array([[1.0], [np.nan], [1.0]]))
+    with pytest.raises(ValueError, match="one shape"):
+        attribution(np.ones((3, 1)), np.zeros((3, 2)), np.ones((3, 1)))
+    with pytest.raises(ValueError, match="one shape"):
+        turned_over(np.ones((3, 1)), np.ones((3, 2)))
     with pytest.raises(ValueError, match="at least 2 days"):
         rolling_sharpe(np.zeros(5), 1)
 

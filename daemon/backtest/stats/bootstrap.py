@@ -121,10 +121,9 @@ def block_length(returns: Floats) -> float:
     density = float(covariance[0] + 2.0 * (window * covariance[1 : width + 1]).sum())
     bend = float(2.0 * (window * k * covariance[1 : width + 1]).sum())
     longest = float(ceil(min(3.0 * sqrt(n), n / 3.0)))
-    # g(0) = 0 means that the returns cancel out: blocks cannot be long enough, and the division would not survive it.
-    if abs(density) <= ZERO * covariance[0]:
-        return longest
-    return min(max(float(np.cbrt(bend * bend / (density * density) * n)), 1.0), longest)
+    # g(0) = 0 means that the returns cancel out: then the floor makes the blocks as long as they may be.
+    strength = bend / max(abs(density), ZERO * float(covariance[0]))
+    return min(max(float(np.cbrt(strength * strength * n)), 1.0), longest)
 
 
 def drawn(n: int, days: int, count: int, *, block: float, rng: np.random.Generator) -> NDArray[int64]:
