@@ -32,6 +32,8 @@ KILL_GRACE_NS: Final = 10_000_000
 CANCEL_NS: Final = 5 * NS_PER_S
 FOUND_MAX: Final = 40
 DISPROVABLE: Final = frozenset({OrderState.NEVER_PLACED, OrderState.DENIED, OrderState.REJECTED})
+READ_NS: Final = 1_000_000
+"""An answer that has arrived is not yet read: what leaves in the same instant was under way before anybody knew."""
 BUSY: Final = re.compile(rb"^HTTP/1\.1 (429|418) .*?\r\nRetry-After: (\d+)\r\n", re.DOTALL | re.IGNORECASE)
 ASKED: Final = re.compile(rb"^GET /api/v3/aggTrades\?\S*?symbol=([A-Z0-9]+)")
 REQUEST: Final = re.compile(rb"^(GET|POST|DELETE) (/(?:api|sapi)/\S*?)[ ?]")
@@ -54,7 +56,7 @@ class Checks:
         """When REST's word on a symbol's newest trades arrived, by symbol."""
         self._answered_ns: dict[str, int] = {}
         self._asking: dict[int, tuple[str, int]] = {}
-        self.quiet_until_ns = 0
+        self.quiet_from_ns = self.quiet_until_ns = 0
         self.killed_ns: int | None = None
         self.halted_ns: int | None = None
         self.epochs: list[int] = []
@@ -183,6 +185,8 @@ class Checks:
             self.confirmed_ns.update({known: now for known in SYMBOLS if known.replace("/", "") == symbol})
         busy = BUSY.match(data)
         if busy is not None:
+            if now >= self.quiet_until_ns:
+                self.quiet_from_ns = now + READ_NS
             self.quiet_until_ns = max(self.quiet_until_ns, now + int(busy[2]) * NS)
 
     def _on_departure(self, pipe: Pipe, data: bytes, now: int) -> None:
@@ -192,7 +196,7 @@ class Checks:
         asked = ASKED.match(data)
         if asked is not None:
             self._asking[id(pipe)] = (asked[1].decode(), now)
-        if now < self.quiet_until_ns - 1_000_000:
+        if self.quiet_from_ns <= now < self.quiet_until_ns - 1_000_000:
             left_s = (self.quiet_until_ns - now) / NS
             self.fail("I11", f"{request[1].decode()} {request[2].decode()} leaves {left_s:.1f} s inside a Retry-After")
 
