@@ -6,6 +6,7 @@ is the same code without the process, for backtest and replay.
 
 import ctypes
 import gc
+import io
 import os
 import random
 import signal
@@ -13,7 +14,6 @@ import socket
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import cast
 
 import msgspec
 import numpy as np
@@ -23,17 +23,24 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from daemon.core.buffers import FIELDS, ROW_FIELDS, Buffers
 from daemon.domain.events import Decide, Decided, Seed
 from daemon.domain.market import Bar
-from daemon.domain.signal import Forecast, NoDecision, NoReason, Strategy, Targets, View
+from daemon.domain.signal import NoDecision, NoReason, Strategy, Targets, View
 from daemon.edge.clock import Clock
-from daemon.edge.worker_wire import TO_CHILD, Answer, Bars, Failed, Frames, Ready, Reload, WorkerConfig, frame, one_line
-from strategies.limits import Limits, limits_of, project, violation
+from daemon.edge.containment import clipped_note, contain
+from daemon.edge.worker_wire import (
+    TO_CHILD,
+    Answer,
+    Bars,
+    Failed,
+    Frames,
+    Ready,
+    Reload,
+    WorkerConfig,
+    frame,
+    one_line,
+)
+from strategies.limits import Limits, limits_of
 from strategies.params import NeedsSetup, Timings
 
-CLIP_TOLERANCE = 1e-9
-"""Weights that exceed a limit by more than this are clipped and reported."""
-CLIPPED = "clipped:"
-NAMES_MAX = 10
-"""Clipped symbols that a line names; it says how many more there were."""
 READ_BYTES = 1 << 20
 PR_SET_PDEATHSIG = 1
 CLOSE, VOLUME = 3, 4
@@ -116,7 +123,7 @@ class InlineWorker:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a strategy raises is contained and reported
             result = NoDecision(NoReason.STRATEGY_RAISED, one_line(error))
         spent = self._strategy.timings if isinstance(self._strategy, NeedsSetup) else Timings()
-        self.note = "; ".join(one for one in (spent.note, _clipped(result)) if one)
+        self.note = "; ".join(one for one in (spent.note, clipped_note(result)) if one)
         return Decided(
             seq=decide.seq,
             result=result,
@@ -201,81 +208,6 @@ def daily_returns(closes: list[NDArray[np.float64]]) -> NDArray[np.float64] | No
     returns: NDArray[np.float64] = table[1:] / table[:-1] - 1.0
     returns.flags.writeable = False  # every view shows the same table
     return returns
-
-
-def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecision:
-    """Return the strategy's answer made safe: right type and length, finite, inside every limit.
-
-    What exceeds a limit is clipped to it and named ``clipped:<symbol>`` in ``binding``.
-    """
-    if isinstance(answer, NoDecision):
-        return answer
-    if not isinstance(answer, Targets):
-        return NoDecision(
-            NoReason.STRATEGY_RAISED, f"decide returned {type(answer).__name__}, not Targets or NoDecision"
-        )
-    w = np.array(answer.weights, dtype=np.float64)
-    refused = _unsound(answer, w, decide)
-    if refused is not None:
-        return refused
-    bought = float(np.maximum(w - limits.w0, 0.0).sum())
-    if violation(w, limits) <= CLIP_TOLERANCE and bought <= limits.turnover_left + CLIP_TOLERANCE:
-        return msgspec.structs.replace(answer, weights=tuple(w.tolist()), turnover=float(answer.turnover))
-    clipped = project(w, limits)
-    changed = np.flatnonzero(np.abs(clipped - w) > CLIP_TOLERANCE)
-    return msgspec.structs.replace(
-        answer,
-        weights=tuple(clipped.tolist()),
-        binding=(*answer.binding, *(f"{CLIPPED}{decide.symbols[int(i)]}" for i in changed)),
-        turnover=float(np.abs(clipped - limits.w0).sum()),
-    )
-
-
-def _clipped(result: Targets | NoDecision) -> str:
-    """Return one line that names the weights that were clipped, "" when none was."""
-    if isinstance(result, NoDecision):
-        return ""
-    names = [one.removeprefix(CLIPPED) for one in result.binding if one.startswith(CLIPPED)]
-    more = f" and {len(names) - NAMES_MAX} more" if len(names) > NAMES_MAX else ""
-    return f"weights beyond a limit were clipped: {', '.join(names[:NAMES_MAX])}{more}" if names else ""
-
-
-def _unsound(answer: Targets, w: NDArray[np.float64], decide: Decide) -> NoDecision | None:
-    """Say what is wrong with an answer, None when the engine can use it: a finite number for each symbol, names as text."""
-    names = cast(
-        "tuple[object, ...]", (answer.status, answer.rung, *answer.binding)
-    )  # whatever a user's code put there
-    if answer.symbols != decide.symbols:
-        what = "decide returned other symbols than view.symbols, or another order; pass symbols=view.symbols"
-    elif w.shape != (len(decide.symbols),):
-        what = f"decide returned weights of shape {w.shape}, asked for one number for each of {len(decide.symbols)} symbols"
-    elif not all(isinstance(name, str) for name in names):
-        what = "decide returned status, rung or binding that are not text"
-    elif not bool(np.isfinite(w).all()):
-        bad = decide.symbols[int(np.argmin(np.isfinite(w)))]
-        return NoDecision(NoReason.NOT_FINITE, f"the weight of {bad} is not finite")
-    else:
-        return _unsound_forecast(answer.forecast, decide)
-    return NoDecision(NoReason.STRATEGY_RAISED, what)
-
-
-def _unsound_forecast(forecast: object, decide: Decide) -> NoDecision | None:
-    """Say what is wrong with a strategy's forecast, None when there is none or it has a finite number for each symbol."""
-    if forecast is None:
-        return None
-    if not isinstance(forecast, Forecast) or forecast.symbols != decide.symbols:
-        return NoDecision(NoReason.STRATEGY_RAISED, "decide returned a forecast that is not one for view.symbols")
-    rows = (forecast.mean, forecast.raw_mean, forecast.scale, forecast.skill, forecast.interval_90)
-    table = [np.array(row, dtype=np.float64) for row in rows]
-    if any(row.shape != (len(decide.symbols),) for row in table):
-        return NoDecision(
-            NoReason.STRATEGY_RAISED,
-            f"decide returned a forecast of {', '.join(str(row.size) for row in table)} numbers (mean, raw_mean, scale, "
-            f"skill, interval_90) for {len(decide.symbols)} symbols",
-        )
-    if not all(bool(np.isfinite(row).all()) for row in table):
-        return NoDecision(NoReason.NOT_FINITE, "the forecast is not finite")
-    return None
 
 
 def _load_strategy(spec: str, folders: tuple[str, ...]) -> Strategy:
@@ -369,6 +301,8 @@ def main(arguments: list[str]) -> int:
         if os.getppid() != parent:  # it died before we asked to follow it
             return 1
     os.dup2(2, 1)  # a strategy that prints must not write into the daemon's stdout
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # it is shown when it is printed, also by a child that is killed
     with socket.socket(fileno=int(arguments[0])) as link:
         serve(link)
     return 0

@@ -19,8 +19,9 @@ from daemon.domain.events import Decide, Decided, Event, Seed, WorkerDown, Worke
 from daemon.domain.market import Bar, BarFlag
 from daemon.domain.signal import Forecast, NoDecision, NoReason, Targets
 from daemon.edge.clock import Clock
+from daemon.edge.containment import contain
 from daemon.edge.worker import Worker
-from daemon.edge.worker_child import InlineWorker, contain, daily_returns, without_holes
+from daemon.edge.worker_child import InlineWorker, daily_returns, without_holes
 from daemon.edge.worker_wire import Answer, Frames, Ready, WorkerConfig, frame
 from strategies.limits import limits_of
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup

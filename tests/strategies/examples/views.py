@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from daemon.domain.events import Decide
 from daemon.domain.signal import NoDecision, Strategy, Targets, View
-from daemon.edge.worker_child import contain
+from daemon.edge.containment import contain
 from strategies.examples.equal_weight import EqualWeight
 from strategies.examples.mean_reversion import MeanReversion
 from strategies.examples.momentum import Momentum
