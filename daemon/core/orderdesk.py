@@ -130,13 +130,13 @@ class OrderDesk:
     def withdraw(self, now_ns: int) -> tuple[Effect, ...]:
         """Cancel resting orders that may not rest now, again and again until they are gone.
 
-        Buys while exposure may not grow (I12), and all of a symbol that is not traded (F26): when it returns, its price may
-        be another.
+        Buys while exposure may not grow (I12) or of a symbol that has left the universe (P15), and all of a symbol that is not
+        traded (F26): when it returns, its price may be another.
         """
         state = self._state
         growing = state.trading is TradingState.ACTIVE
         halted = {symbol for symbol, market in state.markets.items() if _halted(market.instrument)}
-        if growing and not halted:
+        if growing and not halted and not state.config.leaving:
             self._withdrawn.clear()
             return NONE
         effects: list[Effect] = []
@@ -148,6 +148,8 @@ class OrderDesk:
                 why = "its symbol is not traded now"
             elif intent.side is Side.BUY and not growing:
                 why = "exposure may not grow now"
+            elif intent.side is Side.BUY and intent.symbol in state.config.leaving:
+                why = "it has left the universe"
             else:
                 continue
             if now_ns - self._withdrawn.get(client_id, 0) >= WITHDRAW_EVERY_NS:

@@ -37,7 +37,7 @@ from daemon.service.standby import Standby
 from daemon.service.steady import SteadyClock, not_ahead
 from daemon.service.training import Trainer, model_rows
 from daemon.service.upkeep import Upkeep, until
-from daemon.service.wiring import account_of, engine_config, ledger_config, tokens_of, worker_config
+from daemon.service.wiring import account_of, engine_config, leaving_in, ledger_config, tokens_of, worker_config
 from daemon.settings import Settings, read_keys
 from daemon.wire.binance import BinanceWire
 from daemon.wire.binance_streams import streams_of
@@ -191,8 +191,8 @@ class Service:
         self._start_tasks(listed, parts)
 
     def _hold_on(self, restored: Restored) -> None:
-        """Watch what is held and has left the universe, so that it can be valued, guarded and sold (close-only)."""
-        leaving = tuple(symbol for symbol, _ in restored.positions if symbol not in self.settings.universe)
+        """Watch what has left the universe while it is held (to be valued, guarded, sold: close-only) or has an open order."""
+        leaving = leaving_in(restored, self.settings.universe)
         if leaving:
             log.warning("close-only", symbols=leaving)
             self.engine = Engine(msgspec.structs.replace(self.engine.config, leaving=leaving))

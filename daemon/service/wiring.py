@@ -1,10 +1,12 @@
 """From the configuration to what each part is told: the only place where names of settings meet names of parts."""
 
 import hashlib
+from collections.abc import Sequence
 from decimal import Decimal
 
 from daemon.core.config import EngineConfig
 from daemon.domain.errors import ConfigError
+from daemon.domain.events import Restored
 from daemon.domain.market import NS_PER_MS
 from daemon.domain.orders import Tif
 from daemon.edge.ledger import LedgerConfig
@@ -91,6 +93,13 @@ def engine_config(settings: Settings, account: str) -> EngineConfig:
         max_model_age_ns=settings.forecast.max_model_age_ns,
         decision_deadline_ns=deadline_ns,
     )
+
+
+def leaving_in(restored: Restored, universe: Sequence[str]) -> tuple[str, ...]:
+    """Return the symbols outside the universe that are held, or of which an order is not done: both must be followed up."""
+    held = (symbol for symbol, _ in restored.positions)
+    open_still = (order.intent.symbol for order in restored.orders)
+    return tuple(symbol for symbol in dict.fromkeys((*held, *open_still)) if symbol not in universe)
 
 
 def worker_config(settings: Settings) -> WorkerConfig:

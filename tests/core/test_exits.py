@@ -32,10 +32,10 @@ from daemon.domain.events import (
     WorkerUp,
 )
 from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book
-from daemon.domain.orders import Approved, Cause, OrderState, Side, Tif
+from daemon.domain.orders import Approved, Cause, OrderRecord, OrderState, Side, Tif
 from daemon.domain.signal import Targets
 from risk.limits import Limits
-from tests.core.driver import PRICES, START_NS, SYMBOLS, Driver, all_of, instrument, make_config, only
+from tests.core.driver import PRICES, START_NS, SYMBOLS, Driver, all_of, instrument, make_config, make_intent, only
 
 BTC, ETH = SYMBOLS
 GTC = make_config(tif=Tif.GTC, limits=Limits(order=Tif.GTC, stop_cooldown_ns=60 * NS_PER_S))
@@ -520,6 +520,35 @@ def test_what_is_held_and_has_left_the_universe_is_valued_guarded_and_sold() -> 
 
     assert {(one.intent.symbol, one.intent.cause) for one in sold} == {(ETH, Cause.CLOSE_ONLY)}
     assert sum(one.intent.qty for one in sold) == 5
+
+
+def test_p15_a_resting_buy_of_what_has_left_the_universe_is_withdrawn() -> None:
+    """Close-only holds for orders of an earlier session too; a sell may go on, and the universe's own orders stay."""
+    driver = Driver(make_config(universe=(BTC,), leaving=(ETH,), tif=Tif.GTC))
+    wishes = [
+        make_intent(client_id="b1", symbol=ETH, tif=Tif.GTC),
+        make_intent(client_id="b2", symbol=ETH, tif=Tif.GTC, side=Side.SELL),
+        make_intent(client_id="b3", symbol=BTC, tif=Tif.GTC),
+    ]
+    orders = tuple(OrderRecord(one, OrderState.ACKED, one.client_id, Decimal(0), START_NS) for one in wishes)
+    held = ((ETH, Decimal(5)),)
+    driver.send(Restored(2, Decimal(90_000), held, ((ETH, 2_000.0),), orders, "", START_NS))
+    driver.send(Listed(tuple(instrument(symbol) for symbol in SYMBOLS), START_NS))
+    driver.send(Link("user", up=True, detail="", ts_ns=START_NS), Link("market", up=True, detail="", ts_ns=START_NS))
+    driver.ids[ETH] = 1000
+    driver.send(*(driver.history(symbol, 20) for symbol in SYMBOLS))
+    driver.send(
+        Reconciled(ok=True, balances=(), breaks=(), external_orders=0, ts_ns=START_NS), WorkerUp("m", 0, START_NS)
+    )
+    assert driver.engine.state.trading is TradingState.ACTIVE
+
+    asked = []
+    for _ in range(6):
+        driver.books()
+        asked += [one for one in all_of(driver.timer(1000), Cancel) if one.detail == "it has left the universe"]
+
+    assert {one.client_id for one in asked} == {"b1"}
+    assert 1 <= len(asked) <= 2
 
 
 def test_a_kill_that_was_remembered_cancels_again() -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tests.e2e.conftest import MakeDaemon
-from tests.e2e.kit import Daemon, Exchange, assert_same, meta, only_line, rows, until
+from tests.e2e.kit import SYMBOLS, Daemon, Exchange, assert_same, meta, only_line, rows, until
 
 
 def crash_while(daemon: Daemon, exchange: Exchange, action: str, **rule: object) -> set[str]:
@@ -47,6 +47,23 @@ def test_f43_f2_f3_crash_after_the_accept(exchange: Exchange, make_daemon: MakeD
     assert max(sends.values()) == 1  # never sent again
     states = dict(rows(daemon.ledger, "select client_id, state from intents"))
     assert {states[name] for name in caught} <= {"filled", "expired"}
+
+
+def test_f43_an_order_whose_symbol_has_left_the_universe_is_found(exchange: Exchange, make_daemon: MakeDaemon) -> None:
+    """F43, P15: accepted, never answered, then the universe is changed: its fate is found, what it bought is close-only."""
+    exchange.fault("user executionReport", "skip", times=0)
+    number = exchange.fault("POST /api/v3/order", "hang_after", times=1)
+    daemon = make_daemon(exchange).start().wait_ready()
+    until(lambda: exchange.fired(number), timeout_s=60, what="an order to be caught", why=daemon.tail)
+    daemon.kill9()
+    exchange.heal()
+    (caught,) = [one["client_id"] for one in exchange.orders_sent() if one["fault"]]
+    ((symbol,),) = rows(daemon.ledger, f"select symbol from intents where client_id = '{caught}'")
+    assert rows(daemon.ledger, f"select 1 from fills where symbol = '{symbol}'") == []
+
+    recovered(make_daemon(exchange, universe=[one for one in SYMBOLS if one != symbol]), exchange)
+
+    assert dict(rows(daemon.ledger, "select client_id, state from intents"))[caught] in {"filled", "expired"}
 
 
 def test_f2_f3_f4_f5_lost_replies_while_running(exchange: Exchange, make_daemon: MakeDaemon) -> None:
