@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from daemon.backtest.data.files import replacing
 from daemon.backtest.metrics import Monthly, monthly
@@ -23,6 +23,10 @@ HEAT_FULL: Final = 0.20
 """A month of this return has the strongest colour."""
 PARAMS_CHARS_MAX: Final = 200_000
 """Of the parameters as text."""
+HALF_COLUMNS_MAX: Final = 4
+"""Tables of at most so many columns stand beside another one."""
+TALL_ROWS_MIN: Final = 60
+"""Longer tables scroll in a window of their own."""
 MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 FACTS: Final = (
@@ -59,24 +63,38 @@ def page(run: Run) -> str:
     known = trust.trust(run)
     drawn = {plot.key: plot for plot in (*plots(run), *trust.plots(run, known))}
     tables = {grid.key: grid for grid in (*summary.grids(run), *stress.grids(run), *trust.grids(known))}
-    span = f"{result['start']} to {result['end']}, bars of {result.get('bar', 'unknown length')}"
     parts = [
         _facts(run),
-        *(_section(tables[key]) for key in ("portfolio", "pairs", "performance")),
-        *(_section(drawn[key]) for key in ("equity", "rolling")),
+        section(tables["portfolio"]),
+        *((section(tables["forecast"]),) if "forecast" in tables else ()),
+        *(section(tables[key]) for key in ("pairs", "performance")),
+        *(section(drawn[key]) for key in ("equity", "rolling")),
         _months(monthly(run.equity.times, run.equity.equity, run.equity.flow)),
-        *(_section(drawn[key]) for key in ("weights", "exposure", "costs", "attribution")),
-        *((_section(tables["forecast"]),) if "forecast" in tables else ()),
-        *(_section(drawn[key]) for key in ("coverage", "tenths")),
-        *(_section(tables[key]) for key in ("shocks", "worst-days", "worst-weeks", "evidence", "intervals")),
-        _section(drawn["fan"]),
-        _section(_fills(run)),
+        *(section(drawn[key]) for key in ("weights", "exposure", "costs", "attribution", "coverage", "tenths")),
+        *(section(tables[key]) for key in ("shocks", "worst-days", "worst-weeks", "evidence", "intervals")),
+        section(drawn["fan"]),
+        section(_fills(run)),
         _parameters(result),
     ]
-    return document(f"Backtest, {span}", parts, tuple(drawn.values()))
+    return document(f"Backtest, {summary.span(run)}", parts, tuple(drawn.values()))
 
 
-def document(title: str, parts: Sequence[tuple[str, str, str]], drawn: Iterable[Plot]) -> str:
+class Section(NamedTuple):
+    """A part of the page: its id, heading and body; a ``half`` one stands beside another where there is room."""
+
+    key: str
+    title: str
+    body: str
+    half: bool = False
+
+    def text(self) -> str:
+        """Return the element."""
+        kind = ' class="half"' if self.half else ""
+        heading = f"<h2>{escape(self.title)}</h2>" if self.title else ""
+        return f'<section id="{self.key}"{kind}>{heading}\n{self.body}</section>'
+
+
+def document(title: str, parts: Sequence[Section], drawn: Iterable[Plot]) -> str:
     """Return a whole page of sections (id, heading, body) and the plots in them.
 
     The policy in its head lets nothing be loaded from anywhere and no script run but the two that are in it: text of a
@@ -90,18 +108,15 @@ def document(title: str, parts: Sequence[tuple[str, str, str]], drawn: Iterable[
     )
     figures = {f"plot-{plot.key}": {"data": plot.data, "layout": plot.layout} for plot in drawn if plot.data}
     heading = escape(plain_line(title))
-    links = " ".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, _ in parts if name)
-    bodies = "\n".join(
-        f'<section id="{key}">{f"<h2>{escape(name)}</h2>" if name else ""}\n{body}</section>'
-        for key, name, body in parts
-    )
+    links = " ".join(f'<a href="#{key}">{escape(name)}</a>' for key, name, *_ in parts if name)
+    bodies = "\n".join(one.text() for one in parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{heading}</title>\n<style>\n{_asset('page.css')}</style>\n</head>\n<body>\n"
         f"<h1>{heading}</h1>\n<nav>{links}</nav>\n<noscript><p>The plots need JavaScript; the tables do not.</p></noscript>\n"
-        f"{bodies}\n"
+        f"<main>\n{bodies}\n</main>\n"
         f'<script type="application/json" id="plots">{embedded(figures)}</script>\n'
         f"<script>{library}</script>\n<script>{script}</script>\n</body>\n</html>\n"
     )
@@ -118,17 +133,14 @@ def plain_line(text: str) -> str:
     return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
-def section(what: Grid | Plot) -> tuple[str, str, str]:
-    """Return a table or a plot as a section: id, heading, body."""
-    return _section(what)
-
-
-def _section(what: Grid | Plot) -> tuple[str, str, str]:
+def section(what: Grid | Plot) -> Section:
+    """Return a table or a plot as a section."""
     note = f'<p class="note">{escape(what.note)}</p>\n' if what.note else ""
     if isinstance(what, Grid):
-        return what.key, what.title, (_table(what) if what.rows else "") + note
+        half = len(what.columns) <= HALF_COLUMNS_MAX
+        return Section(what.key, what.title, (_table(what) if what.rows else "") + note, half)
     body = f'<div class="plot" id="plot-{what.key}" style="height:{what.height}px"></div>\n' if what.data else ""
-    return what.key, what.title, body + note
+    return Section(what.key, what.title, body + note, what.half)
 
 
 def _table(grid: Grid) -> str:
@@ -144,19 +156,20 @@ def _table(grid: Grid) -> str:
         "<tr>" + "".join(cell("td", text, row_at, at) for at, text in enumerate(row)) + "</tr>"
         for row_at, row in enumerate(grid.rows)
     )
-    return f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n'
+    kind = "wide tall" if len(grid.rows) > TALL_ROWS_MIN else "wide"
+    return f'<div class="{kind}"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>\n'
 
 
-def _facts(run: Run) -> tuple[str, str, str]:
+def _facts(run: Run) -> Section:
     cards = "\n".join(
         f'<div class="fact"><b>{escape(written(number(run.result.get(one.key)), one.style))}</b>'
         f"<span>{escape(one.label)}</span></div>"
         for one in FACTS
     )
-    return "facts", "", f'<div class="facts">\n{cards}\n</div>\n'
+    return Section("facts", "", f'<div class="facts">\n{cards}\n</div>\n')
 
 
-def _months(table: Monthly) -> tuple[str, str, str]:
+def _months(table: Monthly) -> Section:
     rows = []
     for year, months, total in zip(table.years, table.months, table.totals, strict=True):
         cells = "".join(_heat(value) for value in (*months, total))
@@ -165,7 +178,7 @@ def _months(table: Monthly) -> tuple[str, str, str]:
     body = "\n".join(rows)
     heat = f'<div class="wide"><table class="heat"><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n'
     note = '<p class="note">Percent, flows taken out; months of UTC, the first and last perhaps in part.</p>\n'
-    return "months", "Monthly returns", heat + note
+    return Section("months", "Monthly returns", heat + note)
 
 
 def _heat(value: float | None) -> str:
@@ -198,7 +211,7 @@ def _fills(run: Run) -> Grid:
     return Grid("fills", "Trades", columns, tuple(rows), left=3, note=note)
 
 
-def _parameters(result: Mapping[str, Any]) -> tuple[str, str, str]:
+def _parameters(result: Mapping[str, Any]) -> Section:
     hashes = [
         (name, plain_line(str(result[key])))
         for name, key in (("Configuration", "config_hash"), ("Data", "data_hash"), ("Code", "code_version"))
@@ -208,7 +221,7 @@ def _parameters(result: Mapping[str, Any]) -> tuple[str, str, str]:
     cut = f"\n… {len(params) - PARAMS_CHARS_MAX} characters cut" if len(params) > PARAMS_CHARS_MAX else ""
     shown = escape("\n".join(plain_line(one) for one in (params[:PARAMS_CHARS_MAX] + cut).splitlines()))
     body = f"{_table(grid)}<details><summary>Parameters</summary><pre>{shown}</pre></details>\n"
-    return "parameters", "Parameters and hashes", body
+    return Section("parameters", "Parameters and hashes", body)
 
 
 def _asset(name: str) -> str:

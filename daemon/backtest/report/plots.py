@@ -50,6 +50,8 @@ class Plot(NamedTuple):
     layout: Tree
     height: int = HEIGHT
     note: str = ""
+    half: bool = False
+    """Whether it may stand beside another one."""
 
 
 def plots(run: Run) -> tuple[Plot, ...]:
@@ -122,13 +124,15 @@ def equity_plot(run: Run) -> Plot:
 
 def rolling_plot(by_day: Daily) -> Plot:
     """Return the Sharpe ratio of the last days."""
-    windows = [window for window in WINDOWS_DAYS if len(by_day.returns) >= window]
+    windows = [window for window in WINDOWS_DAYS if len(by_day.returns) > window]
     data = [
         line(by_day.times, rolling_sharpe(by_day.returns, window), f"{window} days", colour=COLOURS[at])
         for at, window in enumerate(windows)
     ]
     note = (
-        "" if data else f"The run has {len(by_day.returns)} days, fewer than the shortest window of {WINDOWS_DAYS[0]}."
+        ""
+        if data
+        else f"The run has {len(by_day.returns)} days, no more than the shortest window of {WINDOWS_DAYS[0]}."
     )
     layout = {"xaxis": dates(), "yaxis": axis("Sharpe, a year", zeroline=True)}
     return Plot("rolling", "Rolling Sharpe ratio", data, layout, note=note)

@@ -62,6 +62,12 @@ def grids(run: Run) -> tuple[Grid, ...]:
     return (portfolio_grid(run), pairs_grid(run), performance_grid(run), *((forecast,) if forecast else ()))
 
 
+def span(run: Run) -> str:
+    """Return from when to when the run went, and on what bars, for a heading."""
+    first, last = (str(run.result[key]).replace("T00:00:00Z", "") for key in ("start", "end"))
+    return f"{first} to {last}, bars of {run.result.get('bar', 'unknown length')}"
+
+
 def portfolio_grid(run: Run) -> Grid:
     """Return exposure, turnover and cost of the whole."""
     rows = [(one.label, written(number(run.result.get(one.key)), one.style)) for one in PORTFOLIO]

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from daemon.backtest.report.folder import Run
 from daemon.backtest.report.grids import Grid, plain
-from daemon.backtest.report.summary import grids
+from daemon.backtest.report.summary import grids, span
 
 BEST: Final = "* "
 """Put before what stands out: colours do not survive a pipe."""
@@ -31,8 +31,7 @@ def console() -> Console:
 
 def print_tables(run: Run, console: Console) -> None:
     """Print a run: weights, exposure, turnover and cost first, then the figures beside the benchmarks."""
-    heading = f"{run.result['start']} to {run.result['end']}, bars of {run.result.get('bar', 'unknown length')}"
-    console.print(Text(plain(heading), style="bold"))
+    console.print(Text(plain(span(run)), style="bold"))
     print_grids(grids(run), console)
 
 

@@ -148,7 +148,7 @@ def coverage_plot(run: Run) -> Plot:
     title = "Forecast calibration: coverage"
     known = calibration(run)
     if not known:
-        return Plot("coverage", title, (), {}, note="No forecast gave an interval.")
+        return Plot("coverage", title, (), {}, note="No forecast gave an interval.", half=True)
     data = [
         {
             "type": "scatter",
@@ -175,7 +175,7 @@ def coverage_plot(run: Run) -> Plot:
         f"{known[0].n:,} intervals. The forecast gives the 90 % interval; "
         "the other levels are scaled from it as for a normal distribution."
     )
-    return Plot("coverage", title, data, layout, note=note)
+    return Plot("coverage", title, data, layout, note=note, half=True)
 
 
 def groups_plot(known: Groups | None) -> Plot:
@@ -183,7 +183,7 @@ def groups_plot(known: Groups | None) -> Plot:
     title = "Forecast calibration: tenths"
     if known is None:
         note = f"Fewer than {GROUPS * PER_GROUP_MIN} forecasts that differ have a known outcome."
-        return Plot("tenths", title, (), {}, note=note)
+        return Plot("tenths", title, (), {}, note=note, half=True)
     names = list(range(1, GROUPS + 1))
     data = [
         {
@@ -210,7 +210,7 @@ def groups_plot(known: Groups | None) -> Plot:
         f"{known.n:,} forecasts before shrinkage. The bars with whiskers are means with one standard error, "
         "which is too small where horizons overlap."
     )
-    return Plot("tenths", title, data, layout, note=note)
+    return Plot("tenths", title, data, layout, note=note, half=True)
 
 
 def _evidence_grid(known: Trust) -> Grid:

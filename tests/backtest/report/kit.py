@@ -116,7 +116,7 @@ def write_run(folder: Path, plan: Plan | None = None) -> Books:
         )
     fees = math.fsum(one[5] for one in fills)
     books = Books(curve, weights, fees, len(fills))
-    _result(folder / "result.json", plan, books, curves)
+    _result(folder / "result.json", plan, books, curves, turnover=math.fsum(one[3] for one in decided))
     (folder / "timing.json").write_text('{"seconds": 1.5, "bars_per_second": 1440.0}', encoding="utf-8")
     return books
 
@@ -160,7 +160,7 @@ def figures(curve: Array, plan: Plan) -> Tree:
     return {key: value if value is not None and math.isfinite(value) else None for key, value in named.items()}
 
 
-def _result(path: Path, plan: Plan, books: Books, curves: dict[str, Array]) -> None:
+def _result(path: Path, plan: Plan, books: Books, curves: dict[str, Array], *, turnover: float) -> None:
     gross = books.weights.sum(axis=1)
     document = {
         "start": _iso(plan.start_ns),
@@ -177,7 +177,7 @@ def _result(path: Path, plan: Plan, books: Books, curves: dict[str, Array]) -> N
         "final_equity": repr(float(books.equity[-1])),
         **figures(books.equity, plan),
         "schema": 1,
-        "turnover": 0.31,
+        "turnover": turnover / max(1, -(-plan.bars * plan.bar_ns // (24 * HOUR_NS))),
         "fees": f"{books.fees:.8f}",
         "slippage_cost": "12.50",
         "avg_gross_exposure": float(gross.mean()) if len(gross) else 0.0,
