@@ -15,7 +15,7 @@ import pytest
 
 from daemon.backtest.data.files import Candles, read, write
 from daemon.backtest.data.trade_reader import chunks
-from daemon.backtest.data.trades import set_of
+from daemon.backtest.data.trades import read_day, set_of, write_day
 from tests.e2e.kit import Exchange, free_port
 
 Tree = dict[str, Any]
@@ -112,6 +112,34 @@ def test_a_fetch_of_trades_that_is_killed_goes_on_without_gap_or_duplicate(excha
     assert [(one["pair"], one["rows"], len(one["covered_ns"])) for one in listed] == [("BTC/USDT", fetched["total"], 1)]
 
 
+def test_trades_are_checked_mended_made_into_candles_and_taken_over(exchange: Exchange, tmp_path: Path) -> None:
+    """The commands know trades as they know candles: 3 when something is wrong, 0 when it is right again."""
+    begin = (datetime.now(UTC) - timedelta(minutes=20)).replace(second=0, microsecond=0)
+    days = ("--since", begin.isoformat(), "--until", (begin + timedelta(minutes=15)).isoformat())
+    ballast(exchange, tmp_path, "fetch", "--trades", "ETH/USDT", *days)
+    ballast(exchange, tmp_path, "fetch", "-t", "1m", "ETH/USDT", *days)
+    assert ballast(exchange, tmp_path, "check")["ok"] is True
+    built = ballast(exchange, tmp_path, "bars", "ETH/USDT", "-t", "1m")
+    assert (built["files"][0]["same"], built["files"][0]["differing"]) == (15, 0)
+    assert ballast(exchange, tmp_path, "bars", "-t", "5s")["files"][0]["new"] == 180
+
+    path = next((tmp_path / "ETH_USDT-trades").glob("*.parquet"))
+    rows, facts = read_day(path)
+    write_day(path, np.delete(rows, [10, 11, 500]), facts)
+    found = ballast(exchange, tmp_path, "check", "--trades", code=3)
+    assert {one["kind"]: one["rows"] for one in found["files"][0]["findings"]}["gap"] == 3
+    assert len(ballast(exchange, tmp_path, "repair", "--trades", code=3)["files"][0]["left"]) == 2
+    mended = ballast(exchange, tmp_path, "repair", "ETH/USDT", "--online")
+    assert sum(len(one["changes"]) for one in mended["files"]) == 3
+    assert np.array_equal(read_day(path)[0], rows)
+
+    (tmp_path / "supply.csv").write_text("date,asset,supply\n2024-01-01,ETH,120000000\n")
+    taken = ballast(exchange, tmp_path / "taken", "import", str(tmp_path))
+    assert {one["file"]: one["rows"] for one in taken["files"]}["ETH_USDT-trades"] == len(rows)
+    assert taken["supplies"] == 1
+    assert ballast(exchange, tmp_path / "taken", "check")["ok"] is True
+
+
 def test_supplies_that_cannot_be_had_end_with_69(exchange: Exchange, tmp_path: Path) -> None:
     """Nobody listens there: one line."""
     words = ("fetch", "--supply", "--pairs", "BTC/USDT", "--supply-url", f"http://127.0.0.1:{free_port()}/api/v3")
@@ -157,6 +185,11 @@ def test_fetch_check_break_repair(exchange: Exchange, tmp_path: Path) -> None:
         (("check",), 78, "no data folder at"),
         (("list",), 78, "no data folder at"),
         (("import", "nowhere"), 78, "no data folder at nowhere"),
+        (("bars",), 78, "no data folder at"),
+        (("fetch", "--trades", "-t", "1m", "--since", "2024-01-01"), 2, "--trades have no timeframe"),
+        (("fetch", "--supply", "--since", "2024-01-01"), 2, "--supply is of today"),
+        (("fetch", "--supply", "--supply-url", "http://api.example"), 78, "must begin with https"),
+        (("check", "--trades", "-t", "1m"), 2, "--trades have no timeframe"),
     ],
 )
 def test_bad_input_is_one_line(

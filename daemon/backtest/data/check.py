@@ -25,7 +25,11 @@ WITNESSES_MIN: Final = 3
 GAP, OUTAGE, DUPLICATE, CONFLICT, UNSORTED, OFF_GRID, ABSURD, SPIKED, ZERO_VOLUME, OPEN = (
     "gap", "outage", "duplicate", "conflict", "unsorted", "off_grid", "absurd", "spike", "zero_volume", "unclosed",
 )  # fmt: skip
-NOTES: Final = frozenset({OUTAGE, ZERO_VOLUME})
+BACKWARDS, JITTER, HUGE, SHIFTED, DIFFERS, UNKNOWN, FOREIGN = (
+    "backwards", "jitter", "huge", "shifted", "differs", "unfetched", "wrong_day",
+)  # fmt: skip
+"""What there is of trades besides."""
+NOTES: Final = frozenset({OUTAGE, ZERO_VOLUME, JITTER, DIFFERS})
 
 Mask = NDArray[np.bool_]
 

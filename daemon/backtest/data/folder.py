@@ -123,12 +123,13 @@ def mend(
             sources.append(("the exchange", online(one)))
         mended = repair(read(one.path), one.step_ms, sources)
         if mended.changes and not dry:
-            _keep_original(one.path)
+            keep_original(one.path)
             write(one.path, mended.candles)
         yield Repaired(one.path.name, mended.changes, mended.left)
 
 
-def _keep_original(path: Path) -> None:
+def keep_original(path: Path) -> None:
+    """Keep a file as it is beside it, once, as ``….orig``. Raises ConfigError."""
     kept = path.with_name(path.name + ".orig")
     if not kept.exists():
         try:
@@ -138,11 +139,8 @@ def _keep_original(path: Path) -> None:
 
 
 def import_folder(source: Path, folder: Path) -> Iterator[Imported]:
-    """Take over the files of another folder (freqtrade's layout); rows that are here already stay as they are."""
-    files = files_in(source)
-    if not files:
-        raise ConfigError(f"{source}: no files named like BTC_USDT-1h.feather or .parquet")
-    for one in files:
+    """Take over the candles of another folder (freqtrade's layout); rows that are here already stay as they are."""
+    for one in files_in(source):
         target = path_of(folder, one.pair, one.timeframe)
         theirs = read(one.path)
         ours = read(target) if target.is_file() else EMPTY

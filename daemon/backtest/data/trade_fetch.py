@@ -107,6 +107,17 @@ async def _from_id(
     yield Page(empty(), end_ns, CONTIGUOUS)  # nothing newer
 
 
+async def by_ids(asker: Asker, pair: str, first: int, last: int) -> AsyncGenerator[Trades]:
+    """Yield the trades with ids in [first, last] that the venue has, in pages."""
+    while first <= last:
+        rows = await _page(asker, pair, limit=min(PAGE, max(last - first + 1, 2)), params={"fromId": first})
+        inside = rows[(rows["id"] >= first) & (rows["id"] <= last)]
+        if not len(inside):
+            return
+        yield inside
+        first = int(rows["id"][-1]) + 1
+
+
 def _broken(rows: Trades, at: int) -> bool:
     return int(rows["id"][0]) != at or bool((np.diff(rows["id"]) != 1).any())
 

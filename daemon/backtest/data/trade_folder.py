@@ -1,6 +1,6 @@
 """What the ``data`` commands do with trades: list, fetch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +71,11 @@ def _listed(one: TradeSet) -> ListedTrades:
     size = sum(path.stat().st_size for path in files)
     covered = facts_of_set(one).covered
     return ListedTrades(one.path.name, one.pair, sum(counts), first if filled else 0, max(last, 0), covered, size)
+
+
+def chosen_trades(folder: Path, pairs: Sequence[str]) -> list[TradeSet]:
+    """Return the trades meant: all, or those of the pairs that have some."""
+    return [one for one in sets_in(folder) if not pairs or one.pair in pairs]
 
 
 async def fetch_trades(
@@ -150,6 +155,6 @@ class _Shelf:
             return
         kind = next(one for one in ("unordered", "ascending", "contiguous") if one in self._kinds)
         span = (self._from_ns, self._reached_ns)
-        self.new += store(self._path, np.concatenate(self._pages), span, kind).new
+        self.new += store(self._path, np.concatenate(self._pages), [span], kind).new
         self._from_ns = self._reached_ns
         self._pages.clear()

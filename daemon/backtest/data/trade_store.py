@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -22,6 +22,7 @@ from daemon.backtest.data.trades import (
     last_row,
     merged,
     read_day,
+    uncovered,
     write_day,
 )
 from daemon.domain.errors import AlreadyRunning, ConfigError
@@ -38,8 +39,8 @@ class Stored(NamedTuple):
     differing: int
 
 
-def store(path: Path, rows: Trades, span: Span, ids: str) -> Stored:
-    """Add rows to a folder of days, and the stretch [begin, end), ns UTC, of which they are all; empty stretches prove nothing.
+def store(path: Path, rows: Trades, spans: Sequence[Span], ids: str) -> Stored:
+    """Add rows to a folder of days, and the stretches [begin, end), ns UTC, of which they are all.
 
     Rows that are here already stay as they are. Each day is replaced whole; a process killed between two days leaves the
     later one to be fetched again.
@@ -52,17 +53,18 @@ def store(path: Path, rows: Trades, span: Span, ids: str) -> Stored:
     new = differing = 0
     days = rows["ts_ns"] // DAY_NS
     wanted = {int(day) for day in np.unique(days)}
-    if span[0] < span[1]:
-        wanted |= set(range(span[0] // DAY_NS, (span[1] - 1) // DAY_NS + 1))
-    if len(wanted) > DAYS_MAX:
-        raise ConfigError(f"{path}: {len(wanted)} days at once; is a time wrong?")
+    if sum(max(end - begin, 0) for begin, end in spans) > DAYS_MAX * DAY_NS or len(wanted) > DAYS_MAX:
+        raise ConfigError(f"{path}: more than {DAYS_MAX} days at once; is a time wrong?")
+    for first, last in spans:
+        wanted |= set(range(first // DAY_NS, (last - 1) // DAY_NS + 1)) if first < last else set()
     for day in sorted(wanted):
         begin = day * DAY_NS
         file = day_path(path, begin)
         old, facts = read_day(file) if file.is_file() else (NO_TRADES, Facts(ids=ids))
         kind = _kind(facts.ids, ids)
         whole, added, other = merge(old, rows[days == day], kind)
-        covered = merged([*facts.covered, (max(span[0], begin), min(span[1], begin + DAY_NS))])
+        told = [(max(first, begin), min(last, begin + DAY_NS)) for first, last in spans]
+        covered = merged([*facts.covered, *told])
         if added or covered != facts.covered or kind != facts.ids or not file.is_file():
             write_day(file, whole, Facts(covered, kind))
         new += added
@@ -98,6 +100,18 @@ def merge(ours: Trades, theirs: Trades, kind: str) -> tuple[Trades, int, int]:
 def covered_in(path: Path) -> tuple[Span, ...]:
     """Return the stretches of time of which the folder has every trade. Raises ConfigError."""
     return merged([span for _, file in days_in(path) for span in facts_of(file)[1].covered])
+
+
+def holes_in(ordered: Trades, covered: Sequence[Span]) -> list[int]:
+    """Return after which rows (in the order of contiguous ids) ids are missing that should be here: their time is covered.
+
+    Without covered stretches (a folder of somebody else's making) every missing id counts.
+    """
+    holes = np.flatnonzero(np.diff(ordered["id"]) > 1)
+    if not covered:
+        return [int(at) for at in holes]
+    times = ordered["ts_ns"]
+    return [int(at) for at in holes if not uncovered(covered, int(times[at]), int(times[at + 1]))]
 
 
 def id_before(path: Path, at_ns: int, covered: tuple[Span, ...]) -> int | None:
