@@ -324,7 +324,8 @@ class Session:
             if kind is Decide:
                 self._emit(self._worker.decide(effect))  # type: ignore[arg-type]
             elif kind is Step:
-                self._open_weights.append(len(self.record.steps))
+                if effect.approved:  # type: ignore[union-attr]
+                    self._open_weights.append(len(self.record.steps))
                 self.record.steps.append(effect)  # type: ignore[arg-type]
             elif kind is Submit:
                 self._submit(effect)  # type: ignore[arg-type]

@@ -40,17 +40,29 @@ class Causes:
     def __init__(self) -> None:
         """Start HALTED: nothing trades before recovery is complete."""
         self._active: dict[str, TradingState] = {STARTING: TradingState.HALTED}
+        self._state = TradingState.HALTED
+        self._names: tuple[str, ...] = (STARTING,)
+
+    def _changed(self) -> None:
+        """Work out what is asked for many times between two changes."""
+        active = self._active
+        self._state = max(active.values(), key=SEVERITY.__getitem__, default=TradingState.ACTIVE)
+        self._names = tuple(sorted(active, key=lambda name: (-SEVERITY[active[name]], name)))
 
     def put(self, name: str, state: TradingState) -> bool:
         """Activate a cause (or change what it demands); true when that is news."""
         if self._active.get(name) is state:
             return False
         self._active[name] = state
+        self._changed()
         return True
 
     def drop(self, name: str) -> bool:
         """Clear a cause; true when it was active."""
-        return self._active.pop(name, None) is not None
+        if self._active.pop(name, None) is None:
+            return False
+        self._changed()
+        return True
 
     def keep(self, name: str, state: TradingState, *, active: bool) -> bool:
         """Activate or clear a self-clearing cause; true when that is news."""
@@ -61,6 +73,7 @@ class Causes:
         lifted = [name for name in self._active if name in LIFTED_BY_RESUME]
         for name in lifted:
             del self._active[name]
+        self._changed()
         return bool(lifted)
 
     def __contains__(self, name: str) -> bool:
@@ -70,12 +83,12 @@ class Causes:
     @property
     def state(self) -> TradingState:
         """Return the worst state any active cause demands."""
-        return max(self._active.values(), key=SEVERITY.__getitem__, default=TradingState.ACTIVE)
+        return self._state
 
     @property
     def names(self) -> tuple[str, ...]:
         """Return the active causes, worst first, then by name."""
-        return tuple(sorted(self._active, key=lambda name: (-SEVERITY[self._active[name]], name)))
+        return self._names
 
     def latched(self) -> dict[str, TradingState]:
         """Return the causes that survive a restart."""
@@ -86,3 +99,4 @@ class Causes:
         for name, state in latched.items():
             if name in LATCHED:
                 self._active[name] = state
+        self._changed()
