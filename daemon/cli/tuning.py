@@ -1,0 +1,179 @@
+"""``tune``: a study over the configuration."""
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon.cli.common import Config, Json, print_json, print_table, settings_from
+from daemon.domain.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from daemon.backtest.folds import Fold
+    from daemon.backtest.history import Panel
+    from daemon.backtest.tune import Progress
+    from daemon.settings import Settings
+
+GROUP = "Research"
+CHECK_FAILED = 3
+EMBARGO_SHARE = 0.01
+"""Of all bars: López de Prado 2018, section 7.4.2."""
+PARAMETERS_SHOWN = 6
+
+
+def tune(  # noqa: PLR0913, PLR0917 - one option each
+    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of candle files.")] = None,
+    start: Annotated[str, typer.Option(help="First day (UTC), for example 2023-01-01.")] = "",
+    end: Annotated[str, typer.Option(help="Day after the last; the end of the data when left out.")] = "",
+    trials: Annotated[int, typer.Option(min=1, max=100_000, help="Trials the study is to have in the end.")] = 64,
+    space: Annotated[Path | None, typer.Option(metavar="FILE", help="What may be chosen (TOML).")] = None,
+    folds: Annotated[int, typer.Option(min=1, max=100, help="Walk-forward test windows.")] = 4,
+    embargo: Annotated[int, typer.Option(min=-1, help="Bars kept free before a window; -1: 1 % of all.")] = -1,
+    study: Annotated[str, typer.Option(metavar="URL", help="sqlite:///FILE or postgresql://USER@HOST/DB.")] = "",
+    name: Annotated[str, typer.Option(help="Of the study.")] = "tune",
+    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, max=1024, help="Trials asked for at once.")] = 8,
+    ray: Annotated[str, typer.Option(metavar="auto|ADDRESS|off", help="Where the work is done.")] = "off",
+    jobs: Annotated[int, typer.Option(min=0, max=1024, help="Local processes; 0: one per core.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="<state_dir>/tune/<name> when left out.")] = None,
+    config: Config = None,
+    json: Json = False,
+) -> None:
+    """Search the configuration: return, drawdown and turnover on purged walk-forward folds; goes on where it ended."""
+    settings = settings_from(config)
+    folder = out if out is not None else settings.state_path / "tune" / name
+    from daemon.backtest.scale import Spread, crew_of
+    from daemon.backtest.tune import Plan, identity_of, run_study
+    from daemon.backtest.tune_result import result_of, write_result
+    from daemon.backtest.tune_space import default_space, read_space
+    from daemon.backtest.tune_store import open_store
+    from daemon.backtest.tune_trial import Ground, run_piece
+
+    chosen = read_space(space, settings) if space is not None else default_space(settings)
+    panel = _panel(settings, data, start, end)
+    plan = Plan(settings, chosen, Ground(panel, _folds(settings, panel, folds, embargo)), seed, batch)
+    spread = Spread(ray=ray, jobs=jobs or len(os.sched_getaffinity(0)))
+    url = study or f"sqlite:///{(folder / 'study.db').absolute()}"
+    with (
+        open_store(url, name=name, identity=identity_of(plan)) as store,
+        crew_of(spread, run_piece, plan.ground) as crew,
+        _bar(trials) as progress,
+    ):
+        if store.restarted:
+            typer.echo(f"{store.restarted} trials were cut short by the end of an earlier run: tried again", err=True)
+        typer.echo(f"{trials} trials on {len(plan.ground.folds)} folds, {crew.where}; study {store.url}", err=True)
+        attempts = run_study(plan, store, crew, trials=trials, progress=progress)
+    result = result_of(plan, attempts, name=name)
+    path = write_result(folder, result)
+    if json:
+        print_json(result)
+    else:
+        _show(result)
+        typer.echo(f"all of it: {path}")
+    raise typer.Exit(0 if result["complete"] else CHECK_FAILED)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(rich_help_panel=GROUP)(tune)
+
+
+def _panel(settings: "Settings", data: Path | None, start: str, end: str) -> "Panel":
+    from daemon.backtest.history import load_panel
+
+    start_ns, end_ns = _time_ns("--start", start), _time_ns("--end", end)
+    if start_ns is not None and end_ns is not None and start_ns >= end_ns:
+        raise UsageError(f"--start {start} does not lie before --end {end}")
+    folder = data if data is not None else settings.state_path / "data" / settings.exchange.id
+    return load_panel(
+        folder, settings.universe, bar=settings.bar, bar_ns=settings.bar_ns, start_ns=start_ns, end_ns=end_ns
+    )
+
+
+def _folds(settings: "Settings", panel: "Panel", folds: int, embargo: int) -> "tuple[Fold, ...]":
+    from daemon.backtest.folds import walk_forward
+
+    bars = len(panel.open_ns)
+    try:
+        return walk_forward(
+            bars,
+            folds=folds,
+            purge=settings.forecast.horizon_bars,
+            embargo=embargo if embargo >= 0 else int(bars * EMBARGO_SHARE),
+        )
+    except ValueError as error:
+        raise ConfigError(f"--folds {folds}: {error}; take fewer folds, a smaller --embargo or more data") from None
+
+
+def _time_ns(option: str, text: str) -> int | None:
+    from datetime import UTC, datetime
+
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no day: write 2023-01-01, or 2023-01-01T06:00") from None
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    return int(moment.timestamp()) * 1_000_000_000
+
+
+def _show(result: dict[str, Any]) -> None:
+    """Print the front, and what to think of it."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.2f} %"
+
+    front = result["front"]
+    names = list(front[0]["params"])[:PARAMETERS_SHOWN] if front else []
+    print_table(
+        [
+            {
+                "trial": str(one["trial"]),
+                "return": percent(one["return"]),
+                "drawdown": percent(one["drawdown"]),
+                "turnover/day": percent(one["turnover"]),
+                "sharpe": "-" if one["sharpe"] is None else f"{one['sharpe']:.2f}",
+                "deflated": percent(one["deflated_sharpe"]),
+                **{key: one["params"][key] for key in names},
+            }
+            for one in front
+        ],
+        empty="no trial could be completed",
+    )
+    typer.echo(f"{result['complete']} trials complete, {result['pruned']} stopped early, {result['failed']} failed")
+    reasons = [one for one in result["all"] if one["state"] == "failed"]
+    for one in reasons[:3]:
+        typer.echo(f"trial {one['trial']} failed: {one['reason']}")
+    if result["overfitting"] is not None:
+        typer.echo(
+            f"probability of overfitting {percent(result['overfitting']['probability'])}: how often the best by Sharpe "
+            "ratio was below the median out of sample (near 50 % choosing told nothing)"
+        )
+    for one in result["walk_forward"]:
+        typer.echo(
+            f"fold {one['fold']}: chosen by the folds before, trial {one['trial']} returned {percent(one['return'])}, "
+            f"the median trial {percent(one['median_return'])}"
+        )
+
+
+@contextmanager
+def _bar(trials: int) -> "Generator[Callable[[Progress], None]]":
+    """Show a progress bar on a terminal, nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("trials"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=trials)
+        yield lambda at: bar.update(task, completed=at.over, description=f"{at.pieces} folds of this batch")
