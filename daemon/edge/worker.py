@@ -79,6 +79,7 @@ class Worker:
         self.late = 0
         self.rss_bytes = 0
         self.detail = ""
+        self.learns: bool | None = None  # whether the strategy serves a trained model; known once a child was ready
 
     @property
     def up(self) -> bool:
@@ -180,6 +181,7 @@ class Worker:
         if isinstance(message, Ready):
             self._link = link
             self.detail = message.detail
+            self.learns = message.learns
             if message.detail:
                 log.warning("worker_model", detail=message.detail)
             self._emit(WorkerUp(model=message.model, model_trained_ns=message.trained_ns, ts_ns=self._clock.now_ns()))

@@ -78,7 +78,7 @@ class InlineWorker:
         if isinstance(self._strategy, NeedsSetup):
             info = self._strategy.setup(self._config.setup, self._monotonic_ns)
         bound_threads(self._config.seed)
-        self.ready = Ready(info.model, info.trained_ns, info.detail) if info is not None else Ready("", 0, "")
+        self.ready = Ready(info.model, info.trained_ns, info.detail) if info else Ready("", 0, "", learns=False)
         return self.ready
 
     def seed(self, seed: Seed) -> None:

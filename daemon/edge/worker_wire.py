@@ -50,12 +50,14 @@ class Bars(msgspec.Struct, frozen=True, tag=True):
 class Ready(msgspec.Struct, frozen=True, tag=True):
     """Set up: the model served ("" when none) and the close of the newest bar it saw.
 
-    ``detail`` says why there is no model, or why a new one was refused.
+    ``detail`` says why there is no model, or why a new one was refused; ``learns`` is False of a strategy without
+    ``setup``: no model will ever be asked.
     """
 
     model: str
     trained_ns: int
     detail: str
+    learns: bool = True
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

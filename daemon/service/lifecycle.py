@@ -212,7 +212,7 @@ class Service:
         self.feed = Feed(
             f"{base}/stream", streams_of(listed.instruments), self.runner.on_frame, self._on_link, clock=self.clock
         )
-        self.trainer = Trainer(settings, self.market, self.clock, on_model=self.worker.reload_model)
+        self.trainer = Trainer(settings, self.market, self.clock, worker=self.worker)
         self.upkeep = upkeep = Upkeep(
             universe=tuple(one.symbol for one in listed.instruments),
             hourly=bool(settings.risk.volatility_stop),

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -20,8 +20,11 @@ from strategies.artifact import BadArtifact, current, list_models, load_artifact
 log = structlog.get_logger("ballast")
 
 TRAINABLE = frozenset({"lstm"})
+REFERENCE = "strategies.forecast_optimise:ForecastOptimise"
+"""It serves a model, so its training need not wait until its worker has said so."""
 RETRY_S = 30.0
 WATCH_S = 60.0
+POLL_S = 0.1
 MARGIN_S = 120.0
 """How much longer than ``train_seconds_max`` the whole process may take (imports, reading, the last epoch)."""
 
@@ -32,15 +35,28 @@ class TrainingFailed(BallastError):
     """Training ended without a model; one line says why."""
 
 
+class Serves(Protocol):
+    """What the trainer asks of the worker."""
+
+    @property
+    def learns(self) -> bool | None:
+        """Whether the strategy serves a trained model; None while that is not known."""
+        ...
+
+    def reload_model(self) -> None:
+        """Serve the model that is current now."""
+        ...
+
+
 class Trainer:
     """Trains when there is no usable model, and again every ``retrain_every``; the daemon does not trade on none."""
 
-    def __init__(self, settings: Settings, market: MarketData, clock: Clock, *, on_model: Callable[[], None]) -> None:
-        """Keep what training needs; ``on_model`` is called after a new model was published."""
+    def __init__(self, settings: Settings, market: MarketData, clock: Clock, *, worker: Serves) -> None:
+        """Keep what training needs; ``worker`` is told of each new model, and says whether its strategy serves any."""
         self._settings = settings
         self._market = market
         self._clock = clock
-        self._on_model = on_model
+        self._worker = worker
         self.models = settings.state_path / "models"
 
     async def run(self) -> None:
@@ -48,15 +64,19 @@ class Trainer:
         if self._settings.forecast.model not in TRAINABLE:
             await asyncio.Event().wait()
         while True:
-            if await asyncio.to_thread(self.due):  # reads and hashes a whole model
+            learns = self._worker.learns  # None while the worker is being started
+            unknown = learns is None and self._settings.strategy != REFERENCE
+            if (
+                not unknown and learns is not False and await asyncio.to_thread(self.due)
+            ):  # reads and hashes a whole model
                 try:
                     await train(self._settings, self._market, say=lambda line: log.info("training", step=line))
-                    self._on_model()
+                    self._worker.reload_model()
                 except (TrainingFailed, Transient) as error:
                     log.error("training failed", error=str(error), again_in_s=RETRY_S)
                     await asyncio.sleep(RETRY_S)
                     continue
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(POLL_S if unknown else WATCH_S)
 
     def due(self) -> bool:
         """Return whether there is no usable model, or it is older than ``retrain_every``."""

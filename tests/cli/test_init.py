@@ -151,6 +151,7 @@ async def test_the_sample_decides_in_the_real_worker(made: Path) -> None:
     configured = worker_config(load_settings([made / "ballast.toml"], {}))
     async with running(configured) as test:
         assert test.of(WorkerUp)[0].model == ""
+        assert test.worker.learns is False  # so the daemon trains none for it
         decided = await test.answer(ask(1, clock=test.clock))
 
     assert isinstance(decided.result, Targets)

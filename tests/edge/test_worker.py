@@ -450,6 +450,7 @@ async def test_no_model_is_a_normal_answer(tmp_path: Path) -> None:
     nowhere = setup(forecast=ForecastParams(model="lstm"), models_dir=str(tmp_path))
     async with running(config("strategies.forecast_optimise:ForecastOptimise", setup=nowhere)) as test:
         assert test.of(WorkerUp)[0].model == ""
+        assert test.worker.learns is True
         assert reason(await test.answer(ask(1, clock=test.clock))) is NoReason.NO_MODEL
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,48 @@ def test_history_with_a_hole_or_without_a_pair_is_refused(tmp_path: Path) -> Non
         write_history(tmp_path / "x", {"A": table(50), "B": np.delete(table(50), 7, axis=0)})
 
 
+class Served:
+    """A worker as the trainer knows it."""
+
+    def __init__(self, told: Callable[[], None] = lambda: None, learns: bool | None = True) -> None:
+        """Keep whom to tell."""
+        self.reload_model = told
+        self.says = learns
+        self.asked = 0
+
+    @property
+    def learns(self) -> bool | None:
+        """Say it, and count how often it was asked."""
+        self.asked += 1
+        return self.says
+
+
+async def test_a_strategy_without_a_model_trains_none(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched for a strategy that serves no model, nor before its worker has said which it is; then it is."""
+    for name, value in (("WATCH_S", 0.001), ("POLL_S", 0.001)):
+        monkeypatch.setattr(training, name, value)
+    pretend(monkeypatch, [{"model": "m-1"}])
+    market = FakeMarket()
+    announced = asyncio.Event()
+    worker = Served(announced.set, None)
+    here: Any = market
+    own = settings.model_copy(update={"strategy": "my_strategy:MyStrategy"})
+    trainer = Trainer(own, here, Clock(), worker=worker)
+    running = asyncio.create_task(trainer.run())
+    for says in (None, False):
+        worker.says, worker.asked = says, 0
+        async with asyncio.timeout(20.0):
+            while worker.asked < 5:
+                await asyncio.sleep(0.001)
+        assert market.asked == 0
+    worker.says = True
+    await asyncio.wait_for(announced.wait(), 20.0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert market.asked > 0
+
+
 async def test_the_trainer_goes_on_after_a_failure(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """An exchange that does not answer, then a model: it is announced once."""
     monkeypatch.setattr(training, "RETRY_S", 0.001)
@@ -145,7 +188,7 @@ async def test_the_trainer_goes_on_after_a_failure(settings: Settings, monkeypat
     market = FakeMarket(Transient("down"))
     announced = asyncio.Event()
     here: Any = market
-    trainer = Trainer(settings, here, Clock(), on_model=announced.set)
+    trainer = Trainer(settings, here, Clock(), worker=Served(announced.set))
     assert trainer.due()
     running = asyncio.create_task(trainer.run())
     while market.asked < 3:
@@ -160,7 +203,7 @@ async def test_the_trainer_goes_on_after_a_failure(settings: Settings, monkeypat
 async def test_a_damaged_model_is_trained_anew(settings: Settings) -> None:
     """What cannot be loaded is no model."""
     here: Any = FakeMarket()
-    trainer = Trainer(settings, here, Clock(), on_model=lambda: None)
+    trainer = Trainer(settings, here, Clock(), worker=Served())
     (trainer.models / "m-1").mkdir(parents=True)
     (trainer.models / "current").write_text("m-1")
 
