@@ -23,8 +23,8 @@ ROUNDS = 5
 CASES: dict[str, dict[str, float]] = {
     "noop-1x50000": {"nautilus_trader": 1.5, "jesse": 1.0},
     "noop-10x5000": {"nautilus_trader": 1.5, "jesse": 1.0},
-    "ema-1x50000": {"jesse": 3.0, "freqtrade": 8.0, "nautilus_trader": 10.0},
-    "ema-10x5000": {"jesse": 3.0, "freqtrade": 8.0, "nautilus_trader": 10.0},
+    "ema-1x50000": {"jesse": 3.0, "freqtrade": 8.0, "nautilus_trader": 10.0, "nautilus_trader/EMACross": 10.0},
+    "ema-10x5000": {"jesse": 3.0, "freqtrade": 8.0, "nautilus_trader": 10.0, "nautilus_trader/EMACross": 10.0},
 }
 """What is run, and how many times faster than each peer we mean to be."""
 MORE_BARS = ("ema-10x2500", "ema-10x5000", "ema-10x10000")

@@ -14,7 +14,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -45,11 +45,15 @@ MOMENTUM = 20
 
 @dataclass(frozen=True)
 class Case:
-    """What is run: ``kind`` is noop, ema or portfolio; ``bars`` bars of each of ``assets`` assets."""
+    """What is run: ``kind`` is noop, ema or portfolio; ``bars`` bars of each of ``assets`` assets.
+
+    ``variant`` is another way in which a driver can do the same, "" for the usual one.
+    """
 
     kind: str
     assets: int
     bars: int
+    variant: str = ""
 
     @classmethod
     def of(cls, name: str) -> "Case":
@@ -170,13 +174,14 @@ def serve(engine: str, prepare: Prepare, argv: Sequence[str] | None = None) -> i
     parser.add_argument("--case", required=True, type=Case.of, help="kind-ASSETSxBARS, e.g. ema-10x5000")
     parser.add_argument("--data", required=True, type=Path, help="the .npy file with the bars")
     parser.add_argument("--scratch", required=True, type=Path, help="an existing folder of the driver's own")
+    parser.add_argument("--variant", default="", help="another way in which this driver can do it")
     parser.add_argument("--repeats", type=int, default=0, help="by itself this often; 0: once a line on standard input")
     args = parser.parse_args(argv)
     scratch = args.scratch.resolve()
     data = np.load(args.data.resolve())
     out = _own_output()
     os.chdir(scratch)
-    once = prepare(args.case, data, scratch)
+    once = prepare(replace(args.case, variant=args.variant), data, scratch)
     out.write(json.dumps({"ready": engine}) + "\n")
     seen: list[Repeat] = []
     for _ in range(args.repeats) if args.repeats else sys.stdin:

@@ -44,21 +44,22 @@ class Stopped(Exception):
 
 
 class Racer:
-    """One engine on one case, in a process of its own."""
+    """One engine on one case, in a process of its own; ``name`` is its distribution, or ``distribution/variant``."""
 
     def __init__(self, name: str, python: Path, case: Case, folder: Path, *, driver: Path | None = None) -> None:
         self.name = name
         self.seen: list[Repeat] = []
-        scratch = folder / f"{NAMES.get(name, name)}-{case.name}"
+        engine, _, variant = name.partition("/")
+        scratch = folder / f"{engine}-{variant}-{case.name}"
         scratch.mkdir(parents=True, exist_ok=True)
         self._log = scratch / "driver.log"
-        driver = driver or DRIVERS / f"drive_{NAMES[name]}.py"
+        driver = driver or DRIVERS / f"drive_{NAMES[engine]}.py"
         # Only our own driver finds our packages: a peer must not take our `strategies` for its own.
         path = {"PYTHONPATH": str(REPOSITORY)} if name == OURS else {}
         known = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [str(python), str(driver), "--case", case.name, "--data", str(data_file(case, DATA)), "--scratch", str(scratch)],
+                [str(python), str(driver), "--case", case.name, "--data", str(data_file(case, DATA)), "--variant", variant, "--scratch", str(scratch)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, cwd=scratch,
                 env={**known, **ONE_THREAD, **path},
             )  # fmt: skip
@@ -181,7 +182,7 @@ def race(case: Case, bars: dict[str, float], *, rounds: int, folder: Path) -> di
     try:
         ours.warm()
         for one in comparisons:
-            peer = environment(one.peer)
+            peer = environment(one.peer.partition("/")[0])
             if isinstance(peer, Absent):
                 one.why = f"not installed: {peer.why}"
                 continue
