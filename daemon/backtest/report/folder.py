@@ -336,12 +336,13 @@ def _fills(path: Path) -> Fills:
 
 def _check_together(run: Run) -> None:
     """Refuse a folder whose files are of different runs: a report must not mix them."""
-    final, row = number(run.result["final_equity"]), float(run.equity.equity[-1])
-    if not math.isclose(final, row, rel_tol=MARGIN, abs_tol=1e-9):
-        raise ConfigError(
-            f"{run.folder}: result.json ends with equity {final:.8g}, equity.parquet with {row:.8g}: "
-            "the files are of different runs; run the backtest again"
-        )
+    for key, at, verb in (("initial_equity", 0, "begins"), ("final_equity", -1, "ends")):
+        told, row = number(run.result[key]), float(run.equity.equity[at])
+        if not math.isclose(told, row, rel_tol=MARGIN, abs_tol=1e-9):
+            raise ConfigError(
+                f"{run.folder}: result.json {verb} with equity {told:.8g}, equity.parquet with {row:.8g}: "
+                "the files are of different runs; run the backtest again"
+            )
     try:
         unit_values(run.equity.times, run.equity.equity, run.equity.flow)
     except ValueError as error:

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 
 from daemon.backtest.metrics import ZERO, daily_values, returns_of
-from daemon.backtest.report.folder import Array, Run, number
+from daemon.backtest.report.folder import Array, Run, Tree, number
 from daemon.backtest.report.grids import Grid, Line, Style, plain, written
 from daemon.backtest.report.series import benchmark_units, deepest, fee_in_quote, minute, units
 
@@ -20,11 +20,13 @@ PORTFOLIO: Final = (
     Line("fees", "Fees", "money", -1),
     Line("slippage_cost", "Slippage cost", "money", -1),
     Line("halts", "Halts", "count", -1),
+    Line("outages", "Outages in the data", "count"),
 )
 ACTIVITY: Final = (
     Line("bars", "Bars", "count"),
     Line("decisions", "Decisions", "count"),
     Line("orders", "Orders", "count"),
+    Line("orders_refused", "Orders refused by the gate", "count", -1),
     Line("fills", "Fills", "count"),
 )
 PERFORMANCE: Final = (
@@ -47,6 +49,8 @@ FORECAST: Final = (
     Line("directional_accuracy", "Right direction", "percent", 1),
     Line("coverage_90", "Coverage of the 90 % interval", "percent"),
 )
+REQUIRED: Final = frozenset({"avg_gross_exposure", "turnover", "fees", "slippage_cost", "orders", "fills"})
+"""Figures that every result has (DESIGN A8): shown as unknown where they are missing."""
 BENCHMARKS: Final = {
     "equal_weight": "Equal weight",
     "buy_and_hold": "Buy and hold",
@@ -70,18 +74,25 @@ def span(run: Run) -> str:
 
 def portfolio_grid(run: Run) -> Grid:
     """Return exposure, turnover and cost of the whole."""
-    rows = [(one.label, written(number(run.result.get(one.key)), one.style)) for one in PORTFOLIO]
-    start = number(run.result["initial_equity"])
-    paid = number(run.result.get("fees")) + number(run.result.get("slippage_cost"))
-    rows.insert(4, ("Cost of trading, share of starting balance", written(paid / start if start else None, "percent")))
-    cash = run.weights.values[:, -1]
-    rows.insert(1, ("Average cash", written(float(cash.mean()) if len(cash) else 1.0, "percent")))
-    rows += [(one.label, written(number(run.result.get(one.key)), one.style)) for one in ACTIVITY]
-    for outcome, count in _counts(run.decisions.outcome):
-        rows.append((f"Decisions: {plain(outcome)}", written(count, "count")))
-    refused = float(np.nansum(run.decisions.refused))
-    if refused:
-        rows.append(("Orders refused by the gate", written(refused, "count")))
+    result, equity = run.result, run.equity
+    start = number(result["initial_equity"])
+    paid = number(result.get("fees")) + number(result.get("slippage_cost"))
+    cash = np.divide(equity.cash, equity.equity, out=np.ones(len(equity.cash)), where=equity.equity > 0.0)
+    after = {
+        "avg_gross_exposure": ("Average cash", float(cash.mean())),
+        "slippage_cost": ("Cost of trading, share of starting balance", paid / start),
+    }
+    rows: list[tuple[str, str]] = []
+    for one in (*PORTFOLIO, *ACTIVITY):
+        if one.key in result or one.key in REQUIRED:
+            rows.append((one.label, written(number(result.get(one.key)), one.style)))
+        if one.key in after:
+            name, value = after[one.key]
+            rows.append((name, written(value, "percent")))
+    rows += [(f"Decisions: {plain(name)}", written(n, "count")) for name, n in _counts(run.decisions.outcome)]
+    alerts = result.get("alerts")
+    told: Tree = alerts if isinstance(alerts, dict) else {}
+    rows += [(f"Alerts: {plain(name)}", written(number(told[name]), "count")) for name in sorted(told)]
     return Grid("portfolio", "Portfolio", ("", RUN), tuple(rows), note=f"Money in {plain(run.quote)}.")
 
 
@@ -140,8 +151,10 @@ def performance_grid(run: Run) -> Grid:
     ]
     extras = [_extras(run, units(run)), *(_extras(run, curves[key]) if key in curves else {} for key in order)]
     at = 1 + next(i for i, one in enumerate(PERFORMANCE) if one.key == "max_drawdown")
-    labels = ("Drawdown from", "Drawdown to", "Days won, level, lost", "Best day", "Worst day")
+    labels = ("Drawdown from", "Drawdown to", "Days won, level, lost", "Average day", "Best day", "Worst day")
     rows[at:at] = [(label, *(extra.get(label, written(None, "text")) for extra in extras)) for label in labels]
+    rows.insert(2, ("Absolute profit", *(written(_gain(source), "money") for source in sources)))
+    rows.insert(0, ("Trades (fills)", *(written(number(source.get("fills")), "count") for source in sources)))
     columns = ("", RUN, *(plain(BENCHMARKS.get(key, key)) for key in order))
     note = "Sharpe and Sortino from daily returns × √365 at a rate of zero; drawdown over every bar."
     return Grid("performance", "Result beside the benchmarks", columns, tuple(rows), note=note)
@@ -161,7 +174,7 @@ def forecast_grid(run: Run) -> Grid | None:
     """Return how good the forecasts were; None for a run without any."""
     forecast = run.result.get("forecast") or {}
     rows = [(one.label, written(number(forecast.get(one.key)), one.style)) for one in FORECAST if one.key in forecast]
-    if not rows:
+    if not any(np.isfinite(number(forecast.get(one.key))) for one in FORECAST):
         return None
     return Grid("forecast", "Forecasts", ("", RUN), tuple(rows), note="Over the forecast's own horizon.")
 
@@ -186,10 +199,15 @@ def _extras(run: Run, unit: Array) -> dict[str, str]:
         out |= {"Drawdown from": minute(fall.top_ns), "Drawdown to": minute(fall.bottom_ns)}
     if len(returns):
         out |= {
+            "Average day": written(float(returns.mean()), "percent"),
             "Best day": written(float(returns.max()), "percent"),
             "Worst day": written(float(returns.min()), "percent"),
         }
     return out
+
+
+def _gain(figures: Tree) -> float:
+    return number(figures.get("final_equity")) - number(figures.get("initial_equity"))
 
 
 def _counts(names: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -77,12 +77,12 @@ def text(name: str, content: str) -> Break:
     return spoil
 
 
-def first(name: str, key: str, value: object) -> Break:
+def first(name: str, key: str, value: object, *, at: int = 0) -> Break:
     """Change one value of a column."""
 
     def spoil(folder: Path) -> None:
         values = parquet.read_table(folder / name)[key].to_pylist()
-        change_column(folder / name, key, [value, *values[1:]])
+        change_column(folder / name, key, [*values[:at], value, *values[at + 1 :]])
 
     return spoil
 
@@ -118,12 +118,14 @@ BAD: tuple[tuple[Break, str], ...] = (
     (result(start=5), "start is missing or no text"),
     (result(final_equity="much"), "final_equity is missing or no number"),
     (result(benchmarks=[1]), "benchmarks is no object"),
-    (result(final_equity="1.00"), "the files are of different runs"),
+    (result(final_equity="1.00"), "result.json ends with equity 1, "),
+    (result(initial_equity="0"), "result.json begins with equity 0, "),
     (column("equity.parquet", "cash", None), "no column 'cash', it has date equity flow"),
     (column("weights.parquet", "cash", None), "no column 'cash'"),
     (column("decisions.parquet", f"target:{PAIRS[0]}", None), f"no column 'target:{PAIRS[0]}'"),
     (first("equity.parquet", "equity", math.nan), "column 'equity' has no number in row 0"),
-    (first("equity.parquet", "equity", -1.0), "equity must be positive"),
+    (first("equity.parquet", "equity", 1.0), "result.json begins with equity 100000, equity.parquet with 1:"),
+    (first("equity.parquet", "equity", -1.0, at=5), "equity must be positive"),
     (first("decisions.parquet", "turnover", -0.5), "turnover is negative"),
     (first("decisions.parquet", f"mean:{PAIRS[0]}", math.inf), f"column 'mean:{PAIRS[0]}' has no number in row 0"),
     (first("fills.parquet", "side", "hold"), "side 'hold' is neither buy nor sell"),

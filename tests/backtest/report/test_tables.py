@@ -97,7 +97,7 @@ def test_every_run_has_its_tables(tmp_path: Path) -> None:
     """A run without forecasts has one table less."""
     write_run(tmp_path, Plan(bars=48))
     whole = [grid.key for grid in grids(load_run(tmp_path))]
-    change_result(tmp_path, forecast=None)
+    change_result(tmp_path, forecast={"skill": None, "calibration": []})
 
     assert whole == ["portfolio", "pairs", "performance", "forecast"]
     assert [grid.key for grid in grids(load_run(tmp_path))] == whole[:3]
