@@ -34,7 +34,9 @@ class NoMarketError(Transient):
 class VenueCalls:
     """Three lanes with limiters of their own: orders never wait behind reads, cancels never behind either.
 
-    Every read raises ``Transient`` when no usable answer came.
+    Every read raises ``Transient`` when no usable answer came. All go to ccxt's signed endpoints rather than through its
+    unified methods, which refuse a market they were not told of: orders of earlier sessions may be in symbols that have
+    left the universe.
     """
 
     def __init__(self, *, send: Lane, cancel: Lane, read: Lane, instruments: Mapping[str, Instrument]) -> None:
@@ -48,8 +50,8 @@ class VenueCalls:
     async def place(self, intent: Intent, guard: Guard) -> Answer:
         """Send one limit order once.
 
-        Through ccxt's signed endpoint rather than its ``create_order``: amounts are on the venue's grid already, to the
-        digit, and of the answer only the raw body counts; the unified parsing costs more than the signing.
+        Amounts are on the venue's grid already, to the digit, and of the answer only the raw body counts; ccxt's unified
+        parsing costs more than the signing.
         """
         exchange: Any = self.send_lane.exchange
         params = {
@@ -69,25 +71,25 @@ class VenueCalls:
     async def cancel(self, client_id: str, symbol: str) -> Answer:
         """Cancel one order by its client id."""
         exchange: Any = self.cancel_lane.exchange
-        return await self.cancel_lane.ask(
-            "order.cancel",
-            lambda: exchange.cancel_order(None, symbol, {"origClientOrderId": client_id, "recvWindow": RECV_WINDOW_MS}),
-        )
+        params = {
+            "symbol": self._venue_symbol(symbol),
+            "origClientOrderId": client_id,
+            "recvWindow": RECV_WINDOW_MS,
+        }
+        return await self.cancel_lane.ask("order.cancel", lambda: exchange.private_delete_order(params))
 
     async def query(self, client_id: str, symbol: str, *, urgent: bool = False) -> account.VenueOrder | None:
         """Return one order by its client id, None when the venue says there is none."""
         lane = self.cancel_lane if urgent else self.read_lane
         exchange: Any = lane.exchange
-        answer = await lane.ask("order.query", lambda: exchange.fetch_order(None, symbol, {"clientOrderId": client_id}))
+        params = {"symbol": self._venue_symbol(symbol), "origClientOrderId": client_id}
+        answer = await lane.ask("order.query", lambda: exchange.private_get_order(params))
         return account.read_order(answer.reply)
 
     async def query_venue_id(self, venue_id: str, symbol: str) -> account.VenueOrder | None:
         """Return one order by the venue's id."""
         exchange: Any = self.read_lane.exchange
-        params = {
-            "symbol": self._venue_symbol(symbol),
-            "orderId": venue_id,
-        }  # also of a market that ccxt was not told of
+        params = {"symbol": self._venue_symbol(symbol), "orderId": venue_id}
         answer = await self.read_lane.ask("order.query", lambda: exchange.private_get_order(params))
         return account.read_order(answer.reply)
 
@@ -95,14 +97,15 @@ class VenueCalls:
         """Return the open orders of one symbol (weight 6) or of the account (weight 80)."""
         lane = self.cancel_lane if urgent else self.read_lane
         exchange: Any = lane.exchange
-        answer = await lane.ask("openOrders", lambda: exchange.fetch_open_orders(symbol))
+        params = {"symbol": self._venue_symbol(symbol)} if symbol is not None else {}
+        answer = await lane.ask("openOrders", lambda: exchange.private_get_openorders(params))
         return account.read_orders(answer.reply)
 
     async def orders_since(self, symbol: str, since_ns: int) -> list[account.VenueOrder]:
         """Return the symbol's orders of any state since a time, ns."""
         exchange: Any = self.read_lane.exchange
-        since_ms = since_ns // NS_PER_MS
-        answer = await self.read_lane.ask("allOrders", lambda: exchange.fetch_orders(symbol, since_ms, PAGE))
+        params = {"symbol": self._venue_symbol(symbol), "startTime": since_ns // NS_PER_MS, "limit": PAGE}
+        answer = await self.read_lane.ask("allOrders", lambda: exchange.private_get_allorders(params))
         return account.read_orders(answer.reply)
 
     async def orders_from(self, symbol: str, order_id: int) -> list[account.VenueOrder]:
@@ -120,11 +123,7 @@ class VenueCalls:
 
     async def trades_of(self, venue_id: str, symbol: str) -> list[account.VenueTrade]:
         """Return the executions of one order."""
-        exchange: Any = self.read_lane.exchange
-        answer = await self.read_lane.ask(
-            "myTrades", lambda: exchange.fetch_my_trades(symbol, None, PAGE, {"orderId": venue_id})
-        )
-        return account.read_trades(answer.reply)
+        return await self._my_trades({"symbol": self._venue_symbol(symbol), "orderId": venue_id, "limit": PAGE})
 
     async def trades_since(self, symbol: str, since_ns: int) -> list[account.VenueTrade]:
         """Return the first page of the account's executions in a symbol since a time, ns."""

@@ -14,6 +14,7 @@ from aiohttp import ClientRequest, TCPConnector
 from daemon.domain.errors import Transient
 from daemon.domain.events import Denied
 from daemon.domain.orders import Approved, Fill, OrderState, OrderUpdate, Side
+from daemon.edge.venue_calls import VenueCalls
 from daemon.exchange.config import Limits, SimConfig
 from tests.edge.venue_kit import CLOCK, S_NS, Rig, rig, until
 
@@ -67,6 +68,28 @@ async def test_killed_before_the_first_byte(live: Rig) -> None:
     live.latch.lift()
     await live.submit(live.intent())
     assert live.requests("POST", "/api/v3/order") == 1
+
+
+async def test_f26_what_is_asked_about_a_symbol_outside_the_universe_is_answered(live: Rig) -> None:
+    """Orders of earlier sessions may be in symbols that ccxt was not told of: they are found and cancelled all the same."""
+    bought, resting = live.intent("ETH/USDT"), live.resting("ETH/USDT")
+    await live.submit(bought)
+    await live.submit(resting)
+    send, cancel, read = live.venue.calls.lanes
+    for lane in (send, cancel, read):
+        lane.exchange.set_markets([lane.exchange.markets["BTC/USDT"]])
+    universe = {"BTC/USDT": live.instruments["BTC/USDT"]}
+    calls = VenueCalls(send=send, cancel=cancel, read=read, instruments=universe)
+
+    shown = await calls.query(bought.client_id, "ETH/USDT")
+    assert shown is not None
+    trades = await calls.trades_of(str(shown.order_id), "ETH/USDT")
+    assert sum(trade.qty for trade in trades) == bought.qty
+    assert [one.client_id for one in await calls.open_orders("ETH/USDT")] == [resting.client_id]
+    every = await calls.orders_since("ETH/USDT", 0)
+    assert [one.client_id for one in every] == [bought.client_id, resting.client_id]
+    assert (await calls.cancel(resting.client_id, "ETHUSDT")).reply.status == 200
+    assert await calls.open_orders() == []
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
