@@ -25,6 +25,8 @@ PARAMS_CHARS_MAX: Final = 200_000
 """Of the parameters as text."""
 HALF_COLUMNS_MAX: Final = 4
 """Tables of at most so many columns stand beside another one."""
+SHORT_CHARS_MAX: Final = 24
+"""Words up to this length stay in one line."""
 TALL_ROWS_MIN: Final = 60
 """Longer tables scroll in a window of their own."""
 MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -147,7 +149,12 @@ def _table(grid: Grid) -> str:
     marks = set(grid.marks)
 
     def cell(tag: str, text: str, row: int, at: int) -> str:
-        names = [*(["word"] if at < grid.left else []), *(["best"] if (row, at) in marks else [])]
+        word = at < grid.left
+        names = [
+            *(["word"] if word else []),
+            *(["short"] if word and len(text) <= SHORT_CHARS_MAX else []),
+            *(["best"] if (row, at) in marks else []),
+        ]
         kind = f' class="{" ".join(names)}"' if names else ""
         return f"<{tag}{kind}>{escape(text)}</{tag}>"
 

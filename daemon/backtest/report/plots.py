@@ -179,7 +179,7 @@ def weights_plot(run: Run) -> Plot:
     }
     note = "What is missing to 100 % is cash."
     if len(rows) < len(run.held):
-        note += f" {len(rows)} of {len(run.held)} decisions are drawn."
+        note += f" {len(rows):,} of {len(run.held):,} decisions are drawn."
     return Plot("weights", "Weights over time", data, layout, TALL, note)
 
 
