@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import alone as command
+from benchmarks.alone import alone
 from benchmarks.peers.kit import Case
 from benchmarks.peers.race import print_table, race
 
@@ -33,7 +33,7 @@ def report(result: dict[str, Any]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return command.alone(run, report, argv, about=__doc__, rounds=ROUNDS)
+    return alone(run, report, argv, about=__doc__, rounds=ROUNDS)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import kit
 import numpy as np
+
+from benchmarks.peers import kit
 
 STRATEGIES = {
     "noop": "benchmarks.strategies_ema:Nothing",
@@ -19,14 +20,14 @@ STRATEGIES = {
 }
 
 
-def settings_text(case: kit.Case, scratch: Path) -> str:
+def settings_text(case: kit.Case, scratch: Path, *, bar: str = "") -> str:
     """Return a configuration whose limits do not bind and whose venue costs nothing but the fee."""
     pairs = [f"{base}/USDT" for base in case.symbols]
     portfolio = case.kind == "portfolio"
     return f"""
 instance = "bench"
 universe = {json.dumps(pairs)}
-bar = "{"1d" if portfolio else "1m"}"
+bar = "{bar or ("1d" if portfolio else "1m")}"
 strategy = "{STRATEGIES[case.kind]}"
 state_dir = "{scratch}"
 [feed]
