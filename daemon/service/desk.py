@@ -26,8 +26,6 @@ KEPT = 1_000
 UNMADE = frozenset({"no_model", "worker_down", "deadline", "warming_up"})
 """Outcomes that mean a due decision was not made."""
 LAG_S_MAX = 2.0
-NOT_MADE = frozenset({"not_ready", "no_model", "worker_down", "deadline", "warming_up"})
-"""Outcomes of a decision that was due and not made."""
 
 
 class Desk:
@@ -42,7 +40,6 @@ class Desk:
         self._settings = settings
         self._engine = engine
         self._facts = facts
-        self._began_ns = facts.now_ns()
         self._steps: deque[Step] = deque(maxlen=KEPT)
         self._fills: deque[Fill] = deque(maxlen=KEPT)
         self._alerts: deque[Alert] = deque(maxlen=KEPT)
@@ -145,10 +142,13 @@ class Desk:
         }
 
     def positions(self) -> Sequence[Any]:
-        """Return what is held, one row per pair."""
+        """Return what is held, one row per pair: the universe, then what has left it and is watched still."""
         state = self._engine.state
         equity = state.equity()
-        weights = state.weights(equity) if equity is not None else (0.0,) * len(state.symbols)
+        weights = dict(zip(state.symbols, state.weights(equity), strict=True)) if equity is not None else {}
+        if equity:
+            for symbol in state.config.leaving:
+                weights[symbol] = float(state.account.position(symbol)) * state.price(symbol) / float(equity)
         last = self._steps[-1] if self._steps else None
         targets = dict(zip(last.symbols, last.targets, strict=False)) if last is not None and last.targets else {}
         return [
@@ -157,11 +157,11 @@ class Desk:
                 "qty": state.account.position(symbol),
                 "entry": state.account.entries.get(symbol),
                 "price": state.price(symbol),
-                "weight": weight,
+                "weight": weights.get(symbol, 0.0),
                 "target": targets.get(symbol),
                 "stop": state.stops.level(symbol),
             }
-            for symbol, weight in zip(state.symbols, weights, strict=True)
+            for symbol in state.markets
         ]
 
     def orders(self, limit: int) -> Sequence[Any]:
@@ -244,8 +244,8 @@ class Desk:
             "causes": state.causes.names,
             "drawdown": state.losses.drawdown,
             "daily_loss": state.losses.daily_loss,
-            "stops": {symbol: state.stops.level(symbol) for symbol in state.symbols},
-            "cooling": [symbol for symbol in state.symbols if state.stops.cooling(symbol, state.now_ns)],
+            "stops": {symbol: state.stops.level(symbol) for symbol in state.markets},
+            "cooling": [symbol for symbol in state.markets if state.stops.cooling(symbol, state.now_ns)],
             "exits": {symbol: job.cause.value for symbol, job in state.exits.active.items()},
             "turnover_day": state.turnover_day,
         }
@@ -256,7 +256,7 @@ class Desk:
 
     def bars(self, pair: str, limit: int) -> Sequence[Any] | None:
         """Return closed bars of a pair, None when it is not in the universe."""
-        if pair not in self._engine.state.markets:
+        if pair not in self._engine.state.symbols:
             return None
         buffers = self._engine.markets.columns.buffers
         place = self._engine.state.symbols.index(pair)
