@@ -1,0 +1,101 @@
+"""The report of a real backtest: what the page sums up by itself is what the engine counted."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from daemon.backtest.data.files import Candles, write
+from daemon.backtest.metrics import drawdowns
+from daemon.backtest.report.folder import Run, load_run
+from daemon.backtest.report.series import daily, fee_in_quote, units
+from daemon.backtest.report.stress import estimates
+from daemon.backtest.report.summary import profits
+from daemon.backtest.report.trust import calibration, trust
+from daemon.cli.main import run as ballast
+from tests.backtest.report.kit import HOUR_NS, START_NS
+from tests.backtest.report.pages import Elements, figures
+
+PAIRS = ("BTC/USDT", "ETH/USDT", "XRP/USDT")
+CONFIG = """
+universe = ["BTC/USDT", "ETH/USDT", "XRP/USDT"]
+state_dir = "{var}"
+[feed]
+backfill_bars = 200
+[forecast]
+model = "ewma"
+shrink = "none"
+horizon_bars = 6
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Thirty days of hours through the daemon's own engine, by the command."""
+    folder = tmp_path_factory.mktemp("real")
+    rng = np.random.default_rng(11)
+    hours = 40 * 24
+    times_ms = (START_NS + HOUR_NS * np.arange(hours)) // 1_000_000
+    for pair, price in zip(PAIRS, (40_000.0, 2_000.0, 0.6), strict=True):
+        walk = np.round(price * np.exp(np.cumsum(rng.normal(0.0005, 0.01, hours + 1))), 2 if price > 1 else 4)
+        first, last = walk[:-1], walk[1:]
+        high, low = np.maximum(first, last) * 1.003, np.minimum(first, last) * 0.997
+        values = np.stack([first, high, low, last, rng.uniform(1e5, 1e6, hours) / price], axis=1)
+        write(folder / "candles" / f"{pair.replace('/', '_')}-1h.parquet", Candles(times_ms, values))
+    (folder / "ballast.toml").write_text(CONFIG.format(var=folder / "var"), encoding="utf-8")
+    words = ["-c", str(folder / "ballast.toml"), "--data", str(folder / "candles"), "--out", str(folder / "out")]
+    assert ballast(["backtest", *words, "--start", "2024-01-10", "--end", "2024-02-09"]) == 0
+    return load_run(folder / "out")
+
+
+def test_it_traded(run: Run) -> None:
+    """There is something to report: fills, positions, forecasts with a known outcome."""
+    assert len(run.fills) > 20
+    assert run.held.max() > 0.05
+    assert np.isfinite(run.decisions.realised).sum() > 100
+
+
+def test_fees_and_profits_are_the_engines(run: Run) -> None:
+    """Fees of the fills in quote currency, whatever they were paid in, and profits per pair add up to the books."""
+    fees, unknown = fee_in_quote(run)
+
+    assert unknown == 0
+    assert fees.sum() == pytest.approx(run.result["fees"], rel=1e-9)
+    assert profits(run).sum() == pytest.approx(run.result["final_equity"] - run.result["initial_equity"], rel=1e-9)
+
+
+def test_days_are_the_engines(run: Run) -> None:
+    """Turnover, Sharpe ratio and drawdown from the files are those of result.json."""
+    by_day = daily(run)
+    known = trust(run).evidence
+    assert known is not None
+
+    assert len(by_day.returns) == run.result["days"] == 30
+    assert by_day.turnover.mean() == pytest.approx(run.result["turnover"])
+    assert known.sharpe * math.sqrt(365) == pytest.approx(run.result["sharpe"])
+    assert drawdowns(units(run)).min() == pytest.approx(run.result["max_drawdown"])
+
+
+def test_weights_are_what_was_bought(run: Run) -> None:
+    """A row of weights and its cash are one whole, and exposure follows from them."""
+    assert np.allclose(run.weights.values.sum(axis=1), 1.0)
+    assert run.held.min() >= 0.0
+
+
+def test_forecasts_are_the_results(run: Run) -> None:
+    """Coverage comes from result.json, betas from returns that the run saw."""
+    assert [one.empirical for one in calibration(run) if one.nominal == 0.9] == [
+        one for one in [run.result["forecast"]["coverage_90"]] if one is not None
+    ]
+    assert estimates(run).beta[0] == pytest.approx(1.0)
+
+
+def test_the_page_that_the_backtest_wrote(run: Run) -> None:
+    """It is there, whole, and ends where equity.parquet ends."""
+    text = (run.folder / "report.html").read_text(encoding="utf-8")
+    found = Elements(text)
+
+    assert found.table("performance")["Final balance"][0] == f"{run.equity.equity[-1]:,.2f}"
+    assert figures(text)["plot-equity"]["data"][0]["y"][-1] == pytest.approx(run.equity.equity[-1], rel=1e-8)
+    assert json.loads((run.folder / "result.json").read_text(encoding="utf-8"))["config_hash"] in text
