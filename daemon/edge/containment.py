@@ -52,12 +52,14 @@ def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecis
 def _as_line(answer: NoDecision) -> NoDecision:
     """Return a strategy's own refusal with one of our reasons and one bounded line, whatever it wrote there."""
     reason, detail = cast("tuple[object, object]", (answer.reason, answer.detail))
+    if isinstance(reason, NoReason) and isinstance(detail, str) and detail.isprintable():
+        return answer if len(detail) <= DETAIL_CHARS_MAX else NoDecision(reason, detail[:DETAIL_CHARS_MAX])
     line = " ".join(str(detail).split())[:DETAIL_CHARS_MAX]
     if not isinstance(reason, NoReason):
         return NoDecision(
             NoReason.STRATEGY_RAISED, f"decide gave the reason {reason!r:.50}, which is no NoReason: {line}"
         )
-    return answer if line == detail else NoDecision(reason, line)
+    return NoDecision(reason, line)
 
 
 def clipped_note(result: Targets | NoDecision) -> str:

@@ -4,6 +4,7 @@ Run as ``python -m daemon.edge.worker_child FD``; the daemon starts it (``daemon
 is the same code without the process, for backtest and replay.
 """
 
+import contextlib
 import ctypes
 import gc
 import io
@@ -44,6 +45,7 @@ from strategies.params import NeedsSetup, Timings
 READ_BYTES = 1 << 20
 PR_SET_PDEATHSIG = 1
 CLOSE, VOLUME = 3, 4
+NOTHING_SPENT = Timings()
 
 
 class InlineWorker:
@@ -65,7 +67,9 @@ class InlineWorker:
         self.note = ""
         random.seed(config.seed)
         np.random.seed(config.seed)  # noqa: NPY002 - a strategy that draws from the global generator is repeatable too
-        self._strategy = _load_strategy(config.strategy, config.folders)
+        with contextlib.redirect_stdout(sys.stderr):
+            self._strategy = _load_strategy(config.strategy, config.folders)
+        self._learner = self._strategy if isinstance(self._strategy, NeedsSetup) else None
         self._params = msgspec.msgpack.encode(config.params)
         self._buffers: Buffers | None = None
         self._symbols: tuple[str, ...] = ()
@@ -75,8 +79,9 @@ class InlineWorker:
     def reload(self) -> Ready:
         """Load the model that is current now and return what is served; a refused model leaves the old one in place."""
         info = None
-        if isinstance(self._strategy, NeedsSetup):
-            info = self._strategy.setup(self._config.setup, self._monotonic_ns)
+        if self._learner is not None:
+            with contextlib.redirect_stdout(sys.stderr):
+                info = self._learner.setup(self._config.setup, self._monotonic_ns)
         bound_threads(self._config.seed)
         self.ready = Ready(info.model, info.trained_ns, info.detail) if info else Ready("", 0, "", learns=False)
         return self.ready
@@ -117,12 +122,17 @@ class InlineWorker:
 
     def decide(self, decide: Decide) -> Decided:
         """Append the bars that closed, ask the strategy, contain its answer."""
+        spent = NOTHING_SPENT
+        shown, sys.stdout = sys.stdout, sys.stderr  # what a strategy prints must not get into a command's output
         try:
             self.append(decide.bars)
             result = self._ask(decide)
+            if self._learner is not None:
+                spent = _sound_timings(self._learner.timings)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a strategy raises is contained and reported
             result = NoDecision(NoReason.STRATEGY_RAISED, one_line(error))
-        spent = self._strategy.timings if isinstance(self._strategy, NeedsSetup) else Timings()
+        finally:
+            sys.stdout = shown
         self.note = "; ".join(one for one in (spent.note, clipped_note(result)) if one)
         return Decided(
             seq=decide.seq,
@@ -227,6 +237,13 @@ def _load_strategy(spec: str, folders: tuple[str, ...]) -> Strategy:
     if not callable(getattr(strategy, "decide", None)):
         raise ValueError(f"strategy = {spec!r} has no method decide(view, params)")
     return strategy
+
+
+def _sound_timings(timings: object) -> Timings:
+    """Return a strategy's timings; raises TypeError when they are something else, which is contained like all it raises."""
+    if not isinstance(timings, Timings):
+        raise TypeError(f"timings is {type(timings).__name__}, not Timings")
+    return timings
 
 
 def bound_threads(seed: int) -> None:

@@ -264,3 +264,28 @@ def test_prints_go_to_standard_error(mischief: Path) -> None:
 
     assert json.loads(done.stdout) == {"ok": True, "problems": []}
     assert "bought the dip" in done.stderr
+
+
+def test_prints_stay_out_of_a_commands_output(mischief: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The inline worker of backtest and replay: the same, and standard output is put back."""
+    (mischief / "loud.py").write_text("print('imported')\nfrom mischief import *\n")
+    decided("loud:Prints", times=2)
+    print("the result")
+    shown = capsys.readouterr()
+
+    assert shown.out == "the result\n"
+    assert shown.err == "imported\nbought the dip\nbought the dip\n"
+
+
+@pytest.mark.parametrize("timings", ["None", "1 / 0 if 'ready' in self.__dict__ else None"])
+def test_timings_of_another_form(mischief: Path, timings: str) -> None:
+    """A strategy with a set-up of its own whose stopwatch is broken: a line, each time, and no end of the worker."""
+    (mischief / "clocked.py").write_text(
+        "from mischief import *\nfrom strategies.params import ModelInfo\n"
+        "class Clocked(Prints):\n    timings = property(lambda self: "
+        f"{timings})\n    def setup(self, setup, monotonic_ns):\n        self.ready = True\n        return ModelInfo('mine')\n"
+    )
+    sys.modules.pop("clocked", None)
+    for one in decided("clocked:Clocked", times=2):
+        assert isinstance(one.result, NoDecision)
+        assert one.result.detail.startswith(("TypeError: timings is NoneType", "ZeroDivisionError"))
