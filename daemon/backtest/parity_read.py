@@ -17,8 +17,10 @@ from daemon.backtest.parity_bars import TradeBars
 from daemon.core.engine import Engine
 from daemon.core.memory import remember
 from daemon.domain.events import (
+    Action,
     BarClosed,
     Booked,
+    Command,
     Decide,
     Decided,
     Effect,
@@ -39,6 +41,8 @@ BOOKS_KEPT: Final = 2_000
 """Newest books of each symbol in which the market at an execution is looked for."""
 AMENDED: Final = 64
 """Newest columns that are read again at each decision: a bar may have been amended by the venue's own candle."""
+PEOPLE: Final = frozenset({Action.FLATTEN, Action.REDUCE_ONLY, Action.RESUME, Action.KILL})
+"""Commands that change what is held or may be held; a pause shows in what was not decided."""
 ZERO: Final = Decimal(0)
 
 
@@ -110,6 +114,8 @@ class Stretch:
         self.flows: list[tuple[int, Flow]] = []
         self.models: list[tuple[int, WorkerUp]] = []
         """(close of the newest column at that time, what came up)."""
+        self.commands: list[tuple[int, Command]] = []
+        """The same, for what people asked for."""
         self.undecided: dict[int, str] = {}
         """Outcome of the closes at which the worker was not asked."""
         self.columns: dict[int, NDArray[np.float64]] = {}
@@ -155,6 +161,9 @@ class Watcher:
                 stretch.trades.add(tick)
         elif isinstance(event, WorkerUp):
             stretch.models.append((self._column, event))
+        elif isinstance(event, Command):
+            if event.action in PEOPLE:
+                stretch.commands.append((self._column, event))
         elif isinstance(event, Decided):
             self._answered(engine, event, effects)
         for effect in effects:

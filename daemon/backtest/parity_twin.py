@@ -67,6 +67,7 @@ class Twin(Engine):
         self._inside_ids: set[str] = set()
         self._moved = Holdings(ZERO, {})
         self._flows = 0
+        self._commands = 0
 
     def process(self, event: Event) -> tuple[Effect, ...]:
         """Take one event as every engine does; around decisions the ground is laid and noted what comes of it."""
@@ -74,12 +75,14 @@ class Twin(Engine):
             return ()  # the recorded ones are told instead
         if isinstance(event, (Ranged, Timer, Closed)):
             self._inside = isinstance(event, Ranged)
+        asked: tuple[Effect, ...] = ()
         if isinstance(event, Closed):
+            asked = self._people(event)
             self._before(event)
         elif isinstance(event, Decided):
             self.told.answers[self._close_ns] = event
             self._before_plan()
-        effects = super().process(event)
+        effects = asked + super().process(event)
         for effect in effects:
             self._hear(effect)
         if self._anchored and isinstance(event, (Decided, Proceed)) and not self.decisions.working:
@@ -114,6 +117,19 @@ class Twin(Engine):
         return Execution(fill=fill, at=self._at, arrival=arrival, touch=touch)
 
     # ------------------------------------------------------------------ the ground
+
+    def _people(self, event: Closed) -> tuple[Effect, ...]:
+        """Tell what people asked for since the last close; put on the recorded ground, the twin has it from there."""
+        close_ns = event.bars[0].close_ns
+        effects: tuple[Effect, ...] = ()
+        while self._commands < len(self._stretch.commands):
+            column, command = self._stretch.commands[self._commands]
+            if column >= close_ns:
+                break
+            self._commands += 1
+            if self._at >= 0 and not (self._anchored and close_ns in self._places):
+                effects += super().process(msgspec.structs.replace(command, ts_ns=self.state.now_ns))
+        return effects
 
     def _before(self, event: Closed) -> None:
         """Before a close: recorded flows and candles; anchored, or at the first decision, the recorded ground."""
