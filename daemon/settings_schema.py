@@ -209,9 +209,8 @@ class Backtest(Section):
     """The backtest."""
 
     rearm_after: Duration = Field(default="24h", description="a latched halt lifts after it; halts are counted")
-    spread_bps: float = Field(
-        default=2.0, ge=0, le=1000, description="whole bid-ask spread that fills are charged half of"
-    )
+    retrain_every: DurationOrNever = Field(default="7d", description='walk-forward training; "" = at the start alone')
+    spread_bps: float = Field(default=2.0, ge=0, le=1000, description="bid-ask spread; a fill is charged half of it")
     impact_bps: float = Field(
         default=50.0,
         ge=0,
@@ -228,6 +227,11 @@ class Backtest(Section):
     def rearm_after_ns(self) -> int:
         """Return the time after which a latched halt lifts, in ns."""
         return duration_ns(self.rearm_after)
+
+    @property
+    def retrain_every_ns(self) -> int:
+        """Return the time between two trainings of a run in ns; 0: only at its start."""
+        return duration_ns(self.retrain_every)
 
 
 class LedgerTable(Section):

@@ -209,6 +209,8 @@ def _result(done: Finished, settings: Settings, tables: _Tables, curves: Mapping
         "fills": len(session.venue.fills),
         "halts": record.halts,
         "outages": record.outages,
+        "trainings": [_iso(one) for one in done.trained_ns],
+        "failed_trainings": list(done.failures),
         "alerts": dict(sorted(record.alert_counts.items())),
         "initial_equity": float(tables.equity[0]),
         "final_equity": float(tables.equity[-1]),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -9,8 +10,9 @@ import msgspec
 from daemon.backtest.history import Panel
 from daemon.backtest.record import Record, Worker
 from daemon.backtest.rules import infer_rules
-from daemon.backtest.session import DAILY_BARS, DAY_NS, Session
+from daemon.backtest.session import DAILY_BARS, DAY_NS, Retrain, Session
 from daemon.backtest.venue import Rates, VenueConfig
+from daemon.backtest.walk import WalkForward
 from daemon.core.config import EngineConfig
 from daemon.domain.errors import ConfigError
 from daemon.domain.market import NS_PER_MS, Instrument
@@ -18,6 +20,7 @@ from daemon.edge.worker_child import InlineWorker
 from daemon.edge.worker_wire import WorkerConfig
 from daemon.matching.bars import Costs
 from daemon.service import wiring
+from daemon.service.training import TRAINABLE
 from daemon.settings import Settings
 
 BPS: Final = Decimal("0.0001")
@@ -30,6 +33,10 @@ class Finished(msgspec.Struct, frozen=True):
     record: Record
     panel: Panel
     first: int
+    trained_ns: tuple[int, ...] = ()
+    """Closes at which a model was trained."""
+    failures: tuple[str, ...] = ()
+    """Why a training came to nothing."""
 
 
 def engine_config(settings: Settings) -> EngineConfig:
@@ -58,9 +65,12 @@ def venue_config(settings: Settings) -> VenueConfig:
     )
 
 
-def worker_config(settings: Settings) -> WorkerConfig:
-    """Return what the inline worker is set up with."""
-    return wiring.worker_config(settings)
+def worker_config(settings: Settings, models: Path | None = None) -> WorkerConfig:
+    """Return what the inline worker is set up with; ``models`` is a registry other than the daemon's."""
+    config = wiring.worker_config(settings)
+    if models is None:
+        return config
+    return msgspec.structs.replace(config, setup=msgspec.structs.replace(config.setup, models_dir=str(models)))
 
 
 def prepare(
@@ -70,6 +80,7 @@ def prepare(
     first: int,
     worker: Worker | None = None,
     instruments: Mapping[str, Instrument] | None = None,
+    retrain: Retrain | None = None,
 ) -> Session:
     """Build a session over a panel whose bars before ``first`` only warm up.
 
@@ -80,20 +91,25 @@ def prepare(
     """
     if not 0 <= first < len(panel.open_ns):
         raise ConfigError("no bars in that time: `ballast data list` says what there is")
-    try:
-        made = worker or InlineWorker(worker_config(settings))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     return Session(
         engine_config(settings),
-        made,
+        worker or inline_worker(settings),
         panel,
         first=first,
         instruments=instruments or infer_rules(panel, settings.quote),
         venue=venue_config(settings),
         cash=Decimal(repr(settings.paper.cash)),
         rearm_ns=settings.backtest.rearm_after_ns,
+        retrain=retrain,
     )
+
+
+def inline_worker(settings: Settings, models: Path | None = None) -> InlineWorker:
+    """Return the strategy as the daemon's worker runs it, without the process. Raises ConfigError when it cannot be set up."""
+    try:
+        return InlineWorker(worker_config(settings, models))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def backtest(
@@ -101,13 +117,43 @@ def backtest(
     panel: Panel,
     *,
     first: int,
+    models: Path | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Finished:
-    """Run the daemon's engine over a panel. Raises ConfigError as ``prepare`` does."""
-    session = prepare(settings, panel, first=first)
-    return Finished(session, session.run(progress), panel, first)
+    """Run the daemon's engine over a panel.
+
+    Parameters
+    ----------
+    settings, panel, first
+        As ``prepare`` takes them.
+    models
+        A registry of the run's own: a model that can be trained is trained walk-forward into it. None: the daemon's
+        current model serves throughout.
+    progress, say
+        Hear of bars done and of models trained.
+
+    Raises
+    ------
+    ConfigError
+        As ``prepare``.
+    """
+    learns = models is not None and settings.forecast.model in TRAINABLE
+    worker = inline_worker(settings, models if learns else None)
+    walk = None
+    if models is not None and learns and worker.ready.learns:
+        every_ns = settings.backtest.retrain_every_ns
+        walk = WalkForward(settings, panel, models=models, worker=worker, every_ns=every_ns, say=say)
+    session = prepare(settings, panel, first=first, worker=worker, retrain=walk)
+    record = session.run(progress)
+    return Finished(
+        session, record, panel, first, tuple(walk.trained) if walk else (), tuple(walk.failed) if walk else ()
+    )
 
 
 def warm_up_ns(settings: Settings) -> int:
-    """Return how much history before the start is read: the daemon's backfill, and a year of days for CVaR."""
-    return max(engine_config(settings).backfill_bars * settings.bar_ns, DAILY_BARS * DAY_NS)
+    """Return how much history before the start is read: the daemon's backfill, a year of days for CVaR, what training reads."""
+    bars = engine_config(settings).backfill_bars
+    if settings.forecast.model in TRAINABLE:
+        bars = max(bars, settings.forecast.train_bars)
+    return max(bars * settings.bar_ns, DAILY_BARS * DAY_NS)

@@ -164,7 +164,7 @@ class Session:
             self._emit(History(symbol, self._past(number), (), -1, partial=False, ts_ns=now))
         self._candles(self._first, now, always=True)
         self._emit(Reconciled(ok=True, balances=(), breaks=(), external_orders=0, ts_ns=now))
-        served = self._worker.ready
+        served = (self._retrain(now) if self._retrain is not None else None) or self._worker.ready
         self._emit(WorkerUp(served.model, served.trained_ns, now))
         self._note(now)
 

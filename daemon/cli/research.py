@@ -2,22 +2,26 @@
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, settings_from
+from daemon.cli.common import Config, Json, print_json, print_table, settings_from
 from daemon.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
 
+    from daemon.backtest.history import Panel
     from daemon.backtest.run import Finished
     from daemon.settings import Settings
 
 GROUP = "Research"
+DAY_NS = 86_400_000_000_000
+COMPARED = ("total_return", "sharpe", "max_drawdown", "turnover", "fees", "slippage_cost", "fills")
 
 Data = Annotated[
     Path | None,
@@ -29,6 +33,15 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the resul
 Supply = Annotated[
     Path | None, typer.Option("--supply", metavar="FILE", help="Coins in circulation: adds the market-cap benchmark.")
 ]
+Walk = Annotated[
+    bool,
+    typer.Option(
+        "--retrain/--no-retrain", help="Train walk-forward, or serve the registry's current model throughout."
+    ),
+]
+Sweep = Annotated[
+    bool, typer.Option("--sweep", help="Also run with a decision per bar, day and week: what trading more often costs.")
+]
 Page = Annotated[bool, typer.Option("--report/--no-report", help="Make report.html.")]
 
 
@@ -37,13 +50,15 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=GROUP)(backtest)
 
 
-def backtest(
+def backtest(  # noqa: PLR0913, PLR0917 - one per option
     start: Start,
     end: End,
     out: Out,
     data: Data = None,
     supply: Supply = None,
     report: Page = True,
+    retrain: Walk = True,
+    sweep: Sweep = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -54,29 +69,48 @@ def backtest(
     settings = settings_from(config)
     from daemon.backtest.results import write_results
 
-    done, seconds = run(settings, data, start, end, quiet=json)
+    panel, first = load(settings, data, start, end)
+    done, seconds = run(settings, panel, first, models=out / "models" if retrain else None, quiet=json)
     coins = _supply(supply, done) if supply is not None else None
     result = write_results(out, done, settings, seconds=seconds, supply=coins)
     if report:
         from daemon.backtest.report.html import write_report
 
         write_report(out)
+    compared = _sweep(settings, panel, first, out, quiet=json) if sweep else []
     if json:
-        print_json(result)
+        print_json({**result, "sweep": compared} if sweep else result)
         return
     from daemon.backtest.report.folder import load_run
     from daemon.backtest.report.tables import console, print_tables
 
     print_tables(load_run(out), console())
+    if compared:
+        typer.echo("What deciding more often costs:")
+        print_table(compared)
     typer.echo(f"{result['bars']} bars in {seconds:.1f} s; files in {out}")
 
 
-def run(settings: "Settings", data: Path | None, start: str, end: str, *, quiet: bool) -> "tuple[Finished, float]":
-    """Load history with what warms up before it, run, and say how long it took, seconds."""
+def _sweep(settings: "Settings", panel: "Panel", first: int, out: Path, *, quiet: bool) -> list[dict[str, Any]]:
+    """Run with a decision per bar, day and week, each into a folder of its own, and return a row for each."""
+    from daemon.backtest.results import write_results
+
+    rows: list[dict[str, Any]] = []
+    for name, length_ns in (("bar", settings.bar_ns), ("day", DAY_NS), ("week", 7 * DAY_NS)):
+        every = max(1, length_ns // settings.bar_ns)
+        optimizer = settings.optimizer.model_copy(update={"rebalance_every": every})
+        variant = settings.model_copy(update={"optimizer": optimizer})
+        folder = out / "sweep" / name
+        done, seconds = run(variant, panel, first, models=folder / "models", quiet=quiet)
+        result = write_results(folder, done, variant, seconds=seconds)
+        rows.append({"decides each": name, "bars": every, **{key: result[key] for key in COMPARED}})
+    return rows
+
+
+def load(settings: "Settings", data: Path | None, start: str, end: str) -> "tuple[Panel, int]":
+    """Return history with what warms up before it, and the index of the first bar that is traded."""
     from daemon.backtest.history import load_panel
-    from daemon.backtest.run import backtest as run_backtest
     from daemon.backtest.run import warm_up_ns
-    from daemon.edge.clock import Clock
 
     folder = data or settings.state_path / "data" / settings.exchange.id
     start_ns, end_ns = time_of("--start", start), time_of("--end", end)
@@ -90,10 +124,21 @@ def run(settings: "Settings", data: Path | None, start: str, end: str, *, quiet:
         start_ns=start_ns - warm_up_ns(settings),
         end_ns=end_ns,
     )
+    return panel, panel.place(start_ns)
+
+
+def run(
+    settings: "Settings", panel: "Panel", first: int, *, models: Path | None = None, quiet: bool
+) -> "tuple[Finished, float]":
+    """Run a backtest and say how long it took, seconds."""
+    from daemon.backtest.run import backtest as run_backtest
+    from daemon.edge.clock import Clock
+
     clock = Clock()
     began = clock.mono_ns()
+    say = (lambda _line: None) if quiet else partial(typer.echo, err=True)
     with _progress(quiet=quiet) as shown:
-        done = run_backtest(settings, panel, first=panel.place(start_ns), progress=shown)
+        done = run_backtest(settings, panel, first=first, models=models, progress=shown, say=say)
     return done, (clock.mono_ns() - began) / 1e9
 
 
