@@ -27,7 +27,7 @@ def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecis
     What exceeds a limit is clipped to it and named ``clipped:<symbol>`` in ``binding``.
     """
     if isinstance(answer, NoDecision):
-        return _as_line(answer)
+        return refusal(answer)
     if not isinstance(answer, Targets):
         return NoDecision(
             NoReason.STRATEGY_RAISED, f"decide returned {type(answer).__name__}, not Targets or NoDecision"
@@ -49,7 +49,7 @@ def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecis
     )
 
 
-def _as_line(answer: NoDecision) -> NoDecision:
+def refusal(answer: NoDecision) -> NoDecision:
     """Return a strategy's own refusal with one of our reasons and one bounded line, whatever it wrote there."""
     reason, detail = cast("tuple[object, object]", (answer.reason, answer.detail))
     if isinstance(reason, NoReason) and isinstance(detail, str) and detail.isprintable():

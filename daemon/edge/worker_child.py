@@ -26,7 +26,7 @@ from daemon.domain.events import Decide, Decided, Seed
 from daemon.domain.market import Bar
 from daemon.domain.signal import NoDecision, NoReason, Strategy, Targets, View
 from daemon.edge.clock import Clock
-from daemon.edge.containment import clipped_note, contain
+from daemon.edge.containment import clipped_note, contain, refusal
 from daemon.edge.worker_wire import (
     TO_CHILD,
     Answer,
@@ -168,7 +168,8 @@ class InlineWorker:
             daily=self._daily,
         )
         params: dict[str, object] = msgspec.msgpack.decode(self._params)  # its own copy: what it changes there is lost
-        return contain(self._strategy.decide(view, params), decide, self._limits(decide))
+        answer = self._strategy.decide(view, params)
+        return refusal(answer) if isinstance(answer, NoDecision) else contain(answer, decide, self._limits(decide))
 
     def _limits(self, decide: Decide) -> Limits:
         return limits_of(
