@@ -1,7 +1,5 @@
 """The two strategies that the backtest benchmark gives every engine, written for ours."""
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +11,8 @@ WINDOW = 240
 CLOSE = 3
 NOTHING = NoDecision(NoReason.PAUSED, "does nothing")
 WARMING = NoDecision(NoReason.WARMING_UP, "too few bars for the slow average")
+HOLD = NoDecision(NoReason.PAUSED, "what is held is what is wanted")
+ALPHAS = (2.0 / (FAST + 1.0), 2.0 / (SLOW + 1.0))
 
 
 class Nothing:
@@ -23,32 +23,47 @@ class Nothing:
 
 
 class LongFlat:
-    """Each asset has an equal share while its fast average is above its slow one, nothing otherwise; no rebalancing."""
+    """Each asset has an equal share while its fast average is above its slow one, nothing otherwise; no rebalancing.
+
+    The averages of the bar before are kept and moved by one close; after any other step they are computed anew from the
+    window, so a restart changes nothing but the last digits.
+    """
+
+    def __init__(self) -> None:
+        self._ts_ns = 0
+        self._fast: list[float] = []
+        self._slow: list[float] = []
 
     def decide(self, view: View, params: dict[str, object]) -> Targets | NoDecision:
-        bars = min(view.bars.shape[1], WINDOW)
-        if bars < SLOW:
+        bars = view.bars
+        if bars.shape[1] < SLOW:
             return WARMING
-        leads = (view.bars[:, -bars:, CLOSE] @ lead(bars)).tolist()
-        share = SHARE / len(view.symbols)
-        weights = tuple(
-            [
-                (held if held > share / 10 else share) if up > 0.0 else 0.0
-                for up, held in zip(leads, view.weights, strict=True)
-            ]
-        )
-        return Targets(view.symbols, weights)
+        rising = self._rising(view)
+        share = SHARE / len(rising)
+        least = share / 10
+        held = [weight > least for weight in view.weights]
+        if held == rising:
+            return HOLD
+        weights = [
+            (weight if has else share) if up else 0.0
+            for up, has, weight in zip(rising, held, view.weights, strict=True)
+        ]
+        return Targets(view.symbols, tuple(weights))
 
-
-@lru_cache(maxsize=WINDOW + 1)
-def lead(bars: int) -> NDArray[np.float64]:
-    """Return the weights (bars,) of fast less slow average, oldest bar first: both recursions begun at the oldest close."""
-    fast, slow = (average(2.0 / (length + 1.0), bars) for length in (FAST, SLOW))
-    return fast - slow
+    def _rising(self, view: View) -> list[bool]:
+        if view.ts_ns != self._ts_ns + view.bar_ns or len(self._fast) != len(view.symbols):
+            closes = view.bars[:, -WINDOW:, CLOSE]
+            self._fast, self._slow = ((closes @ average(alpha, closes.shape[1])).tolist() for alpha in ALPHAS)
+        else:
+            closes, (a, b) = view.bars[:, -1, CLOSE].tolist(), ALPHAS
+            self._fast = [old + a * (close - old) for old, close in zip(self._fast, closes, strict=True)]
+            self._slow = [old + b * (close - old) for old, close in zip(self._slow, closes, strict=True)]
+        self._ts_ns = view.ts_ns
+        return [fast > slow for fast, slow in zip(self._fast, self._slow, strict=True)]
 
 
 def average(alpha: float, bars: int) -> NDArray[np.float64]:
-    """Return the weights (bars,) of an exponential average begun at the oldest close."""
+    """Return the weights (bars,) of an exponential average begun at the oldest close, oldest bar first."""
     weights = alpha * (1.0 - alpha) ** np.arange(bars - 1.0, -1.0, -1.0)
     weights[0] = (1.0 - alpha) ** (bars - 1)
     return weights

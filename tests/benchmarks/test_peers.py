@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.peers import install, kit, race
-from benchmarks.strategies_ema import lead
+from benchmarks.strategies_ema import LongFlat
+from daemon.domain.signal import NoDecision, Targets, View
 
 FAKE = """
 import json, sys
@@ -86,11 +87,32 @@ def recursion(close: NDArray[np.float64], length: int) -> NDArray[np.float64]:
 
 
 def test_our_rule_is_the_recursion() -> None:
-    """Fast less slow average of a window is what the recursion gives."""
-    close = kit.walk(kit.Case("ema", 1, 120))[:, 0, 3]
-    wanted = recursion(close, kit.FAST) - recursion(close, kit.SLOW)
+    """Bar by bar, and begun anew in the middle, each asset is wanted exactly while its fast average is the higher one."""
+    close = kit.walk(kit.Case("ema", 2, 400))[:, :, 3]
+    rising = recursion(close, kit.FAST) > recursion(close, kit.SLOW)
 
-    assert [float(close[: t + 1] @ lead(t + 1)) for t in range(20, 120)] == pytest.approx(list(wanted[20:]), abs=1e-8)
+    def wanted(rule: LongFlat, t: int) -> list[bool]:
+        bars = np.repeat(close[max(0, t - 299) : t + 1].T[:, :, None], 5, axis=2)
+        nothing = (0.0, 0.0)
+        view = View(t, t, 1, ("A/B", "C/D"), bars, nothing, (False, False), (1.0, 1.0), 1.0, 1.0, 1.0)
+        answer = rule.decide(view, {})
+        return [one > 0.0 for one in answer.weights] if isinstance(answer, Targets) else [False, False]
+
+    whole, late = LongFlat(), LongFlat()
+    times = range(kit.SLOW - 1, 400)
+    assert [wanted(whole, t) for t in times] == rising[kit.SLOW - 1 :].tolist()
+    assert [wanted(late, t) for t in range(350, 400)] == rising[350:].tolist()
+
+
+def test_what_is_held_is_left_alone() -> None:
+    """No target when holdings and wishes agree; a held weight is kept as it is when another asset changes."""
+    bars = np.repeat(np.linspace(100.0, 130.0, 30)[None, :, None], 5, axis=2).repeat(2, axis=0)
+
+    def answer(weights: tuple[float, float]) -> Targets | NoDecision:
+        return LongFlat().decide(View(1, 1, 1, ("A/B", "C/D"), bars, weights, (), (), 1.0, 1.0, 1.0), {})
+
+    assert isinstance(answer((0.5, 0.4)), NoDecision)
+    assert answer((0.5, 0.0)) == Targets(("A/B", "C/D"), (0.5, kit.SHARE / 2))
 
 
 @pytest.mark.usefixtures("_data")
