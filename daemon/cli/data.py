@@ -11,8 +11,11 @@ from daemon.cli.data_fetch import fetch
 from daemon.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from daemon.backtest.data.check import Finding
     from daemon.backtest.data.files import CandleFile
-    from daemon.backtest.data.folder import Imported
+    from daemon.backtest.data.folder import Checked, Imported
     from daemon.backtest.data.trade_dumps import ImportedTrades
     from daemon.backtest.data.trade_folder import ListedTrades
     from daemon.backtest.data.trades import TradeSet
@@ -127,14 +130,29 @@ def check(
     if json:
         print_json({"ok": not bad, "folder": str(where), "files": msgspec.to_builtins(found)})
     else:
-        for one in found:
-            for finding in one.findings:
-                typer.echo(f"{one.file}: {'' if finding.is_error else 'note: '}{finding.text()}")
+        for line in _told(found):
+            typer.echo(line)
         kinds = {finding.kind for one in bad for finding in one.findings}
         remedies = [f"`ballast data {verb}`" for verb, some in REMEDIES if kinds & some]
         remedy = f"; try {' and '.join(remedies)}" if remedies else ""
         typer.echo(f"{len(found)} files, {len(bad)} with errors{remedy}" if found else f"nothing to check in {where}")
     raise typer.Exit(CHECK_FAILED if bad else 0)
+
+
+def _told(found: "list[Checked]") -> "Iterator[str]":
+    """Yield errors file by file, then notes: what many files show alike, as an outage of the venue, is one line."""
+    for one in found:
+        for finding in one.findings:
+            if finding.is_error:
+                yield f"{one.file}: {finding.text()}"
+    notes: dict[Finding, list[str]] = {}
+    for one in found:
+        for finding in one.findings:
+            if not finding.is_error:
+                notes.setdefault(finding, []).append(one.file)
+    for finding, names in notes.items():
+        more = f" and {len(names) - 2} more files" if len(names) > 2 else ""
+        yield f"note: {', '.join(names[:2])}{more}: {finding.text()}"
 
 
 @folder.command()

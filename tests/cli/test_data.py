@@ -1,7 +1,9 @@
 """``ballast data`` as a user runs it: fetch from an exchange, look, break, mend, take over a folder."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import pytest
 from daemon.backtest.data.files import Candles, read, write
 from daemon.backtest.data.trade_reader import chunks
 from daemon.backtest.data.trades import read_day, set_of, write_day
+from daemon.cli.data_common import asker_of
+from daemon.settings import Settings
 from tests.e2e.kit import Exchange, free_port
 
 Tree = dict[str, Any]
@@ -138,6 +142,37 @@ def test_trades_are_checked_mended_made_into_candles_and_taken_over(exchange: Ex
     assert {one["file"]: one["rows"] for one in taken["files"]}["ETH_USDT-trades"] == len(rows)
     assert taken["supplies"] == 1
     assert ballast(exchange, tmp_path / "taken", "check")["ok"] is True
+
+
+def test_a_terminal_shows_progress(exchange: Exchange, tmp_path: Path) -> None:
+    """On a pseudo-terminal: the pair, per cent up to the end; the exchange's rate limits are on."""
+    begin = datetime.now(UTC) - timedelta(minutes=12)
+    days = ["--since", begin.isoformat(), "--until", (begin + timedelta(minutes=10)).isoformat()]
+    command = [sys.executable, "-m", "daemon", "data", "fetch", "--trades", "BTC/USDT", *days, "--data", str(tmp_path)]
+    settings = {
+        "BALLAST_EXCHANGE__REST_URL": f"http://{exchange.base}",
+        "BALLAST_EXCHANGE__WS_URL": f"ws://{exchange.base}",
+    }
+    ours, its = pty.openpty()
+    done = subprocess.run(
+        command,
+        stderr=its,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **settings, "TERM": "xterm"},
+        check=True,
+        timeout=60,
+    )
+    os.close(its)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of a pseudo-terminal
+        while part := os.read(ours, 65_536):
+            seen += part
+    os.close(ours)
+
+    assert b"BTC/USDT" in seen
+    assert b"100 %" in seen
+    assert b"BTC_USDT-trades" in done.stdout
+    assert asker_of(Settings()).exchange.enableRateLimit is True
 
 
 def test_supplies_that_cannot_be_had_end_with_69(exchange: Exchange, tmp_path: Path) -> None:

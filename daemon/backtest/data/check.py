@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from daemon.backtest.data.files import Candles, iso
 
 SPIKE: Final = 10.0
-"""A close this many times away from both neighbours, which agree with each other within ``CALM``, is none."""
+"""A close this many times away from both neighbours, which agree with each other within ``CALM``, is none; nor is such a wick."""
 CALM: Final = 2.0
 SHOWN_MAX: Final = 50
 """Places listed per kind; the count is always whole."""
@@ -50,7 +50,7 @@ class Finding(msgspec.Struct, frozen=True):
         """Return one line for a person."""
         shown = "; ".join(f"{iso(at)} {what}".strip() for at, what in self.places[:3])
         more = f"; … {len(self.places) - 3} more" if len(self.places) > 3 else ""
-        return f"{self.kind}: {self.rows} rows: {shown}{more}"
+        return f"{self.kind}: {self.rows} {'row' if self.rows == 1 else 'rows'}: {shown}{more}"
 
 
 def inspect(
@@ -145,16 +145,23 @@ def _off_grid(times: NDArray[np.int64], step_ms: int) -> Finding | None:
 
 
 def _spikes(candles: Candles) -> Finding | None:
-    """Return rows whose close is far from both neighbours while those agree: a misprint, not a market."""
-    closes = candles.values[:, 3]
+    """Return rows with a close far from both neighbours while those agree, or a high or low far from all closes around."""
+    closes, high, low = candles.values[:, 3], candles.values[:, 1], candles.values[:, 2]
     mask = np.zeros(len(closes), dtype=bool)
+    words: dict[int, str] = {}
     if len(closes) > 2:
         with np.errstate(invalid="ignore", divide="ignore"):
             left, mid, right = np.log(closes[:-2]), np.log(closes[1:-1]), np.log(closes[2:])
             far = np.minimum(np.abs(mid - left), np.abs(mid - right)) > np.log(SPIKE)
             mask[1:-1] = far & (np.abs(left - right) < np.log(CALM))
-    words = [f"close {one:g}" for one in closes[mask][:SHOWN_MAX]]
-    return _rows(SPIKED, candles.times, mask, words)
+            top, bottom = np.maximum(np.maximum(left, mid), right), np.minimum(np.minimum(left, mid), right)
+            wick_up, wick_down = np.log(high[1:-1]) - top > np.log(SPIKE), bottom - np.log(low[1:-1]) > np.log(SPIKE)
+        words |= {int(at) + 1: f"low {low[at + 1]:g}" for at in np.flatnonzero(wick_down)}
+        words |= {int(at) + 1: f"high {high[at + 1]:g}" for at in np.flatnonzero(wick_up)}
+        words |= {int(at): f"close {closes[at]:g}" for at in np.flatnonzero(mask)}
+        mask[1:-1] |= wick_up | wick_down
+    shown = [words[int(at)] for at in np.flatnonzero(mask)[:SHOWN_MAX]]
+    return _rows(SPIKED, candles.times, mask, shown)
 
 
 def holes(times: NDArray[np.int64], step_ms: int) -> list[tuple[int, int]]:

@@ -4,15 +4,27 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 
+from daemon.backtest.data import clock
 from daemon.backtest.data import fetch as venue
 from daemon.backtest.data.asking import Asker
 from daemon.backtest.data.check import Finding, holes, inspect
-from daemon.backtest.data.files import EMPTY, CandleFile, Candles, files_in, iso, path_of, read, timeframe_ms, write
+from daemon.backtest.data.files import (
+    EMPTY,
+    ROWS_MAX,
+    CandleFile,
+    Candles,
+    files_in,
+    iso,
+    path_of,
+    read,
+    timeframe_ms,
+    write,
+)
 from daemon.backtest.data.repair import Change, Source, from_finer, repair
 from daemon.domain.errors import ConfigError
 
@@ -94,16 +106,53 @@ def list_files(folder: Path) -> list[Listed]:
 
 
 def check(files: Sequence[CandleFile], *, now_ms: int) -> Iterator[Checked]:
-    """Look through the files; the others of the same folder and timeframe bear witness to the venue's outages."""
+    """Look through the files; the others of the same folder bear witness to the venue's outages and to its clock."""
     if not files:
         return
     everything = files_in(files[0].path.parent)
     for timeframe in sorted({one.timeframe for one in files}, key=timeframe_ms):
         times = {one.path: np.unique(read(one.path).times) for one in everything if one.timeframe == timeframe}
+        market = _market(times, timeframe_ms(timeframe))
         for one in (one for one in files if one.timeframe == timeframe):
             others = [known for path, known in times.items() if path != one.path]
-            findings = inspect(read(one.path), one.step_ms, now_ms=now_ms, others=others)
-            yield Checked(one.path.name, findings)
+            candles = read(one.path)
+            findings = inspect(candles, one.step_ms, now_ms=now_ms, others=others)
+            witnessed = _clocks(one, candles, market, everything)
+            yield Checked(one.path.name, tuple(sorted((*findings, *witnessed), key=lambda each: not each.is_error)))
+
+
+def _market(times: dict[Path, Any], step_ms: int) -> clock.Market | None:
+    """Return how all pairs of a timeframe move together; None where they are too few."""
+    filled = {path: known for path, known in times.items() if len(known)}
+    if len(filled) <= clock.OTHERS_MIN:
+        return None
+    first, last = min(int(one[0]) for one in filled.values()), max(int(one[-1]) for one in filled.values())
+    if (last - first) // step_ms >= ROWS_MAX:
+        return None  # a time is wrong by ages, which `inspect` tells
+    market = clock.Market(first // step_ms * step_ms, last, step_ms)
+    for path in filled:
+        market.add(read(path))
+    return market
+
+
+def _clocks(
+    one: CandleFile, candles: Candles, market: clock.Market | None, everything: Sequence[CandleFile]
+) -> list[Finding]:
+    """Return what the pair's next finer candles and the other pairs say of a file's clock."""
+    finer = [
+        each
+        for each in everything
+        if each.pair == one.pair and each.step_ms < one.step_ms and not one.step_ms % each.step_ms
+    ]
+    found: list[Finding] = []
+    if finer and len(candles):
+        nearest = max(finer, key=lambda each: each.step_ms)
+        if len(beside := read(nearest.path)):
+            found += clock.beside_finer(candles, one.step_ms, beside, nearest.step_ms, nearest.timeframe)
+    told = market.shifted(candles) if market is not None and len(candles) else None
+    if told is not None and not any(each.kind == told.kind for each in found):
+        found.append(told)
+    return found
 
 
 def mend(

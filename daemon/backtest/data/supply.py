@@ -36,6 +36,7 @@ PATIENCE_S: Final = 90.0
 TIMEOUT_S: Final = 15.0
 BYTES_MAX: Final = 20_000_000
 LINES_MAX: Final = 10_000_000
+OK, SERVER_ERROR = 200, 500
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 Supply = dict[str, list[tuple[int, float]]]
@@ -239,7 +240,7 @@ def _ask(client: httpx.Client, url: str, query: dict[str, str | int]) -> list[Co
             wait_s = min(2.0 * RETRY_S * 2.0**attempt * random.uniform(0.5, 1.0), PATIENCE_S)
         try:
             answer = client.get(url, params=query)
-            if answer.status_code == httpx.codes.OK and len(answer.content) <= BYTES_MAX:
+            if answer.status_code == OK and len(answer.content) <= BYTES_MAX:
                 return msgspec.json.decode(answer.content, type=list[Coin], strict=False)
         except httpx.HTTPError as error:
             said = f"{type(error).__name__}: {error}".partition("\n")[0][:160]
@@ -248,7 +249,7 @@ def _ask(client: httpx.Client, url: str, query: dict[str, str | int]) -> list[Co
             said = f"a broken answer: {str(error)[:160]}"
             continue
         said = f"status {answer.status_code}"
-        if answer.status_code not in {408, 418, 425, 429} and answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+        if answer.status_code not in {408, 418, 425, 429} and answer.status_code < SERVER_ERROR:
             break
         asked = answer.headers.get("retry-after", "")
         pause_s = float(asked) if asked.isascii() and asked.isdigit() else 0.0

@@ -30,6 +30,7 @@ from daemon.backtest.data.check import (
     UNSORTED,
     Finding,
 )
+from daemon.backtest.data.clock import by_volume
 from daemon.backtest.data.files import Candles, files_in, iso, read
 from daemon.backtest.data.trade_reader import chunks, facts_of_set, sound
 from daemon.backtest.data.trade_store import CONTIGUOUS, UNORDERED, holes_in
@@ -42,21 +43,6 @@ HUGE_TIMES: Final = 10_000.0
 """A size so many times the 99.9th percentile of its day is no trade."""
 SAMPLE_MIN: Final = 1_000
 """Trades that such a percentile needs at least."""
-CANDLES_MIN: Final = 10
-"""Candles with volume that a comparison of clocks needs at least."""
-SAME_SHARE: Final = 0.9
-"""With this share of equal volumes two clocks agree."""
-GAIN_MIN: Final = 0.1
-"""By so much a shift must raise that share to be the explanation."""
-VOLUME_REL: Final = 1e-6
-SHIFTS_S: Final = tuple(
-    sign * seconds
-    for seconds in (*range(1, 121), *range(180, 3_601, 60), *range(5_400, 50_401, 1_800))
-    for sign in (1, -1)
-)
-"""Shifts that are tried: seconds up to two minutes, minutes up to an hour, half hours up to fourteen hours."""
-
-Mask = NDArray[np.bool_]
 
 
 class _Tally:
@@ -176,35 +162,19 @@ def _finest(one: TradeSet) -> tuple[Candles, int]:
 
 
 def _clock(tally: _Tally, rows: Trades, covered: Sequence[Span], candles: Candles, step_ns: int) -> None:
-    """Compare volumes: equal ones say that clocks agree; where another shift makes them equal, one clock is wrong."""
-    times = np.sort(rows["ts_ns"])
-    sums = np.concatenate(([0.0], np.cumsum(rows["amount"][np.argsort(rows["ts_ns"], kind="stable")])))
-    opens, volumes = candles.times * NS_PER_MS, candles.values[:, 4]
-    spans = covered or ((int(times[0]), int(times[-1])),)
-
-    def compare(shift_ns: int) -> tuple[NDArray[np.int64], Mask]:
-        """Return the candles that lie within these trades, and which have their volume."""
-        begin = opens + shift_ns
-        inside = (begin >= times[0] - times[0] % step_ns) & (begin + step_ns <= times[-1] + 1) & (volumes > 0.0)
-        known = np.zeros(len(opens), dtype=np.bool_)
-        for first, last in spans:
-            known |= (begin >= first) & (begin + step_ns <= last)
-        chosen = np.flatnonzero(inside & known)
-        low, high = (np.searchsorted(times, begin[chosen] + extra) for extra in (0, step_ns))
-        return chosen, np.isclose(sums[high] - sums[low], volumes[chosen], rtol=VOLUME_REL, atol=1e-9)
-
-    chosen, same = compare(0)
-    if len(chosen) < CANDLES_MIN:
+    """Compare the volumes of trades and candles: where a shift makes them equal, one of the clocks is wrong."""
+    order = np.argsort(rows["ts_ns"], kind="stable")
+    times = rows["ts_ns"][order]
+    first, last = int(times[0]) // step_ns * step_ns, int(times[-1]) + 1
+    known = [(max(begin, first), min(end, last)) for begin, end in covered or ((first, last),)]
+    opens = candles.times * NS_PER_MS
+    verdict = by_volume(
+        times, rows["amount"][order], spans=known, opens_ns=opens, volumes=candles.values[:, 4], step_ns=step_ns
+    )
+    if verdict is None:
         return
-    agreed = float(same.mean())
-    if agreed < SAME_SHARE:
-        seconds, best = 0, agreed + GAIN_MIN
-        for tried in SHIFTS_S:
-            moved, equal = compare(tried * 1_000_000_000)
-            if len(moved) >= CANDLES_MIN and float(equal.mean()) > best:
-                seconds, best = tried, float(equal.mean())
-        if seconds:
-            word = f"{abs(seconds)} s {'behind' if seconds > 0 else 'ahead of'} the candles"
-            tally.add(SHIFTED, times[:1], [word], rows=len(rows))
-            return
-    tally.add(DIFFERS, opens[chosen[~same]], ["another volume than the candle"] * SHOWN_MAX)
+    if verdict.shift_s:
+        word = f"{abs(verdict.shift_s)} s {'behind' if verdict.shift_s > 0 else 'ahead of'} the candles"
+        tally.add(SHIFTED, times[:1], [word], rows=len(rows))
+        return
+    tally.add(DIFFERS, opens[verdict.differing], ["another volume than the candle"] * SHOWN_MAX)

@@ -51,6 +51,19 @@ def test_a_misprint_is_no_market() -> None:
     assert kinds(crashed) == {}
 
 
+@pytest.mark.parametrize(("column", "factor"), [(1, 12.0), (2, 1 / 12.0)])
+def test_a_wick_far_from_every_close_around_is_no_market(column: int, factor: float) -> None:
+    """A stop would be hit by it; a wick of a flash crash, half the price, is one."""
+    made, crash = candles(50), candles(50)
+    made.values[20, column] *= factor
+    crash.values[20, 2] /= 2.0
+    (finding,) = inspect(made, HOUR, now_ms=LATER)
+
+    assert (finding.kind, finding.rows) == ("spike", 1)
+    assert finding.places[0][1].startswith("high" if column == 1 else "low")
+    assert kinds(crash) == {}
+
+
 def test_times_that_are_missing_doubled_shifted_or_out_of_order() -> None:
     """Each by its own name."""
     made = candles(50)

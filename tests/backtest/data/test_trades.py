@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +41,7 @@ from tests.backtest.data.trade_kit import DAY, PAIR, S, kept, trades
 SPANS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=8)
 
 
-def theirs(rows: Trades) -> pa.Table:
+def theirs(rows: Trades) -> Any:
     """Return rows as freqtrade keeps them."""
     return pa.table(
         {
@@ -246,6 +247,7 @@ def test_reading_years_needs_the_memory_of_a_chunk(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from daemon.backtest.data.trade_reader import read_trades
 parts = read_trades(Path(sys.argv[1]), "BTC/USDT", 0, 2**62)
 count = len(next(parts))
