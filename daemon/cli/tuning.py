@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.cli.common import Config, Json, print_json, print_table, settings_from
+from daemon.cli.research import time_of
 from daemon.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
     from daemon.backtest.tune_trial import Ground, run_piece
 
     chosen = read_space(space, settings) if space is not None else default_space(settings)
-    panel = _panel(settings, data, start, end)
-    plan = Plan(settings, chosen, Ground(panel, _folds(settings, panel, folds, embargo)), seed, batch)
+    panel, begin = _panel(settings, data, start, end)
+    ground = Ground(panel, _folds(settings, panel, begin, folds=folds, embargo=embargo))
+    plan = Plan(settings, chosen, ground, seed, batch)
     spread = Spread(ray=ray, jobs=jobs or len(os.sched_getaffinity(0)))
     url = study or f"sqlite:///{(folder / 'study.db').absolute()}"
     with (
@@ -81,24 +83,33 @@ def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=GROUP)(tune)
 
 
-def _panel(settings: "Settings", data: Path | None, start: str, end: str) -> "Panel":
+def _panel(settings: "Settings", data: Path | None, start: str, end: str) -> "tuple[Panel, int]":
+    """Return the history, with what warms up before ``--start``, and the index of the first bar that counts."""
     from daemon.backtest.history import load_panel
+    from daemon.backtest.run import warm_up_ns
 
-    start_ns, end_ns = _time_ns("--start", start), _time_ns("--end", end)
+    start_ns = time_of("--start", start) if start else None
+    end_ns = time_of("--end", end) if end else None
     if start_ns is not None and end_ns is not None and start_ns >= end_ns:
-        raise UsageError(f"--start {start} does not lie before --end {end}")
-    folder = data if data is not None else settings.state_path / "data" / settings.exchange.id
-    return load_panel(
-        folder, settings.universe, bar=settings.bar, bar_ns=settings.bar_ns, start_ns=start_ns, end_ns=end_ns
+        raise UsageError(f"--end {end} is not after --start {start}")
+    panel = load_panel(
+        data or settings.state_path / "data" / settings.exchange.id,
+        settings.universe,
+        bar=settings.bar,
+        bar_ns=settings.bar_ns,
+        start_ns=None if start_ns is None else start_ns - warm_up_ns(settings),
+        end_ns=end_ns,
     )
+    return panel, 0 if start_ns is None else panel.place(start_ns)
 
 
-def _folds(settings: "Settings", panel: "Panel", folds: int, embargo: int) -> "tuple[Fold, ...]":
-    from daemon.backtest.folds import walk_forward
+def _folds(settings: "Settings", panel: "Panel", begin: int, *, folds: int, embargo: int) -> "tuple[Fold, ...]":
+    """Return the folds of the bars from ``begin`` on."""
+    from daemon.backtest.folds import Fold, walk_forward
 
-    bars = len(panel.open_ns)
+    bars = len(panel.open_ns) - begin
     try:
-        return walk_forward(
+        made = walk_forward(
             bars,
             folds=folds,
             purge=settings.forecast.horizon_bars,
@@ -106,19 +117,7 @@ def _folds(settings: "Settings", panel: "Panel", folds: int, embargo: int) -> "t
         )
     except ValueError as error:
         raise ConfigError(f"--folds {folds}: {error}; take fewer folds, a smaller --embargo or more data") from None
-
-
-def _time_ns(option: str, text: str) -> int | None:
-    from datetime import UTC, datetime
-
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no day: write 2023-01-01, or 2023-01-01T06:00") from None
-    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-    return int(moment.timestamp()) * 1_000_000_000
+    return tuple(Fold(one.number, *(at + begin for at in one[1:])) for one in made)
 
 
 def _show(result: dict[str, Any]) -> None:
