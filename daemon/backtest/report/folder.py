@@ -11,21 +11,15 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
-from pyarrow import ArrowException, parquet
 
 from daemon.backtest.metrics import unit_values
+from daemon.backtest.report.columns import Array, Columns, Times, Words, first_line
 from daemon.domain.errors import ConfigError, UsageError
 
-Array = NDArray[np.float64]
-Times = NDArray[np.int64]
 Tree = Mapping[str, Any]
 
 SCHEMA: Final = 1
 """The version of the result files this module reads; a file without a version is of this one."""
-ROWS_MAX: Final = 20_000_000
-"""Rows believed per file: four years of ten-second bars have 13 million."""
 PAIRS_MAX: Final = 2_000
 RESULT_BYTES_MAX: Final = 64 * 1024 * 1024
 MARGIN: Final = 1e-6
@@ -49,13 +43,13 @@ class Fills(NamedTuple):
     """One row per fill; quantities in base, prices in quote currency, fees >= 0 in ``fee_asset``."""
 
     times: Times
-    pair: tuple[str, ...]
-    side: tuple[str, ...]
+    pair: Words
+    side: Words
     qty: Array
     price: Array
     fee: Array
-    fee_asset: tuple[str, ...]
-    order_id: tuple[str, ...]
+    fee_asset: Words
+    order_id: Words
 
     def __len__(self) -> int:
         """Return the number of fills."""
@@ -66,7 +60,7 @@ class Decisions(NamedTuple):
     """One row per decision; the matrices are (n, n_pairs) in the order of ``Run.pairs``, NaN where there was none."""
 
     times: Times
-    outcome: tuple[str, ...]
+    outcome: Words
     approved: Array
     refused: Array
     turnover: Array
@@ -171,7 +165,7 @@ def _result(path: Path) -> Tree:
     except FileNotFoundError:
         raise ConfigError(f"{path.parent}: no result.json: this is not the folder of a finished run") from None
     except (OSError, msgspec.DecodeError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read: {_first_line(error)}") from None
+        raise ConfigError(f"{path}: cannot be read: {first_line(error)}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: holds no object: this is not the result of a run")
     schema = document.get("schema", SCHEMA)
@@ -189,100 +183,25 @@ def _result(path: Path) -> Tree:
     return document
 
 
-def _table(path: Path) -> Any:
-    """Return the file as an arrow table with checked size and no column twice."""
-    try:
-        rows = parquet.read_metadata(path).num_rows
-        if rows > ROWS_MAX:
-            raise ConfigError(f"{path}: {rows} rows; a report takes at most {ROWS_MAX}")
-        table = parquet.read_table(path)
-    except FileNotFoundError:
-        raise ConfigError(f"{path.parent}: no {path.name}: the run is incomplete; run the backtest again") from None
-    except (ArrowException, OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read as parquet: {_first_line(error)}") from None
-    if len(set(table.column_names)) != len(table.column_names):
-        raise ConfigError(f"{path}: a column appears twice; run the backtest again")
-    return table
-
-
-def _column(path: Path, table: Any, name: str) -> Any:
-    if name not in table.column_names:
-        raise ConfigError(f"{path}: no column {name!r}, it has {_some(table.column_names)}; run the backtest again")
-    return table[name]
-
-
-def _times(path: Path, table: Any) -> Times:
-    """Return the column ``date`` as ns UTC."""
-    column = _column(path, table, "date")
-    if not pa.types.is_timestamp(column.type) or column.null_count:
-        raise ConfigError(f"{path}: date is {column.type} with {column.null_count} empty rows, not a UTC time in each")
-    try:
-        times = column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_numpy()
-    except ArrowException as error:
-        raise ConfigError(f"{path}: date is out of range: {_first_line(error)}") from None
-    out: Times = np.asarray(times, dtype=np.int64)
-    return out
-
-
-def _in_order(path: Path, times: Times) -> Times:
-    """Return times that never go back."""
-    back = np.diff(times) < 0
-    if bool(back.any()):
-        raise ConfigError(f"{path}: date goes back at row {int(np.argmax(back)) + 1}; rows must be in order")
-    return times
-
-
-def _numbers(path: Path, table: Any, name: str, *, finite: bool = True) -> Array:
-    column = _column(path, table, name)
-    if not _is_number(column.type):
-        raise ConfigError(f"{path}: column {name!r} is {column.type}, not numbers; run the backtest again")
-    out: Array = np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
-    wrong = ~np.isfinite(out) if finite else np.isinf(out)
-    if bool(wrong.any()):
-        row = int(np.argmax(wrong))
-        raise ConfigError(f"{path}: column {name!r} has no number in row {row}; run the backtest again")
-    return out
-
-
-def _texts(path: Path, table: Any, name: str) -> tuple[str, ...]:
-    column = _column(path, table, name)
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    kind = column.type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)):
-        raise ConfigError(f"{path}: column {name!r} is {kind}, not text; run the backtest again")
-    return tuple("" if one is None else one for one in column.to_pylist())
-
-
-def _is_number(kind: Any) -> bool:
-    types = pa.types
-    # A column without a single value has the type null.
-    return bool(types.is_floating(kind) or types.is_integer(kind) or types.is_decimal(kind) or types.is_null(kind))
-
-
 def _equity(path: Path) -> Equity:
-    table = _table(path)
-    times = _in_order(path, _times(path, table))
+    file = Columns.open(path)
+    times = file.rising_times()
     if len(times) < 2:
         raise ConfigError(f"{path}: {len(times)} rows; a run has an opening row and a bar at least")
     if bool(np.any(np.diff(times) == 0)):
         raise ConfigError(f"{path}: a date appears twice; run the backtest again")
-    equity, cash, flow = (_numbers(path, table, name) for name in ("equity", "cash", "flow"))
-    return Equity(times, equity, cash, flow)
+    return Equity(times, file.numbers("equity"), file.numbers("cash"), file.numbers("flow"))
 
 
 def _curves(path: Path, *, last: str = "") -> Curves:
     """Return every column but ``date``; ``last`` is required and moves to the end."""
-    table = _table(path)
-    times = _in_order(path, _times(path, table))
-    names = [name for name in table.column_names if name not in {"date", last}]
-    if last:
-        _column(path, table, last)
-        names.append(last)
-    if not names or len(names) > PAIRS_MAX:
+    file = Columns.open(path)
+    names = [name for name in file.names if name not in {"date", last}]
+    if len(names) > PAIRS_MAX or not names:
         raise ConfigError(f"{path}: {len(names)} columns beside date; between 1 and {PAIRS_MAX} are read")
-    values = np.stack([_numbers(path, table, name) for name in names], axis=1)
-    return Curves(times, tuple(names), values)
+    names += [last] if last else []
+    values = np.stack([file.numbers(name) for name in names], axis=1)
+    return Curves(file.rising_times(), tuple(names), values)
 
 
 def _optional(path: Path) -> Curves | None:
@@ -291,15 +210,14 @@ def _optional(path: Path) -> Curves | None:
 
 
 def _decisions(path: Path, pairs: Sequence[str]) -> Decisions:
-    table = _table(path)
-    times = _in_order(path, _times(path, table))
-    names = set(table.column_names)
+    file = Columns.open(path)
+    times, names = file.rising_times(), set(file.names)
 
     def matrix(kind: str) -> Array:
         out = np.full((len(times), len(pairs)), np.nan)
         for at, pair in enumerate(pairs):
             if (name := f"{kind}:{pair}") in names:
-                out[:, at] = _numbers(path, table, name, finite=False)
+                out[:, at] = file.numbers(name, finite=False)
         return out
 
     absent = [pair for pair in pairs if f"target:{pair}" not in names]
@@ -307,30 +225,26 @@ def _decisions(path: Path, pairs: Sequence[str]) -> Decisions:
         raise ConfigError(
             f"{path}: no column 'target:{absent[0]}', yet weights.parquet holds it; run the backtest again"
         )
-    counts = [_numbers(path, table, name, finite=False) for name in ("approved", "refused", "turnover")]
-    return Decisions(
-        times, _texts(path, table, "outcome"), counts[0], counts[1], counts[2], *(matrix(kind) for kind in FORECASTS)
-    )
+    counts = [file.numbers(name, finite=False) for name in ("approved", "refused", "turnover")]
+    return Decisions(times, file.words("outcome"), counts[0], counts[1], counts[2], *(matrix(one) for one in FORECASTS))
 
 
 def _fills(path: Path) -> Fills:
     """Return fills by time; those of one moment stay in the file's order."""
-    table = _table(path)
-    table = table.take(np.argsort(_times(path, table), kind="stable"))
-    numbers = [_numbers(path, table, name) for name in ("qty", "price", "fee")]
-    texts = {name: _texts(path, table, name) for name in ("pair", "side", "fee_asset", "order_id")}
-    wrong = sorted(set(texts["side"]) - {"buy", "sell"})
+    file = Columns.open(path).sorted()
+    side = file.words("side")
+    wrong = sorted(set(side.coded()[0]) - {"buy", "sell"})
     if wrong:
         raise ConfigError(f"{path}: side {wrong[0]!r} is neither buy nor sell; run the backtest again")
     return Fills(
-        times=_times(path, table),
-        pair=texts["pair"],
-        side=texts["side"],
-        qty=numbers[0],
-        price=numbers[1],
-        fee=numbers[2],
-        fee_asset=texts["fee_asset"],
-        order_id=texts["order_id"],
+        times=file.times(),
+        pair=file.words("pair"),
+        side=side,
+        qty=file.numbers("qty"),
+        price=file.numbers("price"),
+        fee=file.numbers("fee"),
+        fee_asset=file.words("fee_asset"),
+        order_id=file.words("order_id"),
     )
 
 
@@ -346,7 +260,7 @@ def _check_together(run: Run) -> None:
     try:
         unit_values(run.equity.times, run.equity.equity, run.equity.flow)
     except ValueError as error:
-        raise ConfigError(f"{run.folder / 'equity.parquet'}: {_first_line(error)}; run the backtest again") from None
+        raise ConfigError(f"{run.folder / 'equity.parquet'}: {first_line(error)}; run the backtest again") from None
     first, last = int(run.equity.times[0]), int(run.equity.times[-1])
     for name, times in (("weights", run.weights.times), ("decisions", run.decisions.times), ("fills", run.fills.times)):
         if len(times) and not first <= int(times[0]) <= int(times[-1]) <= last:
@@ -370,11 +284,3 @@ def _check_benchmarks(run: Run) -> None:
             f"{run.folder}: the dates of benchmarks.parquet are not those of equity.parquet: "
             "the files are of different runs; run the backtest again"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200]
-
-
-def _some(names: Sequence[str]) -> str:
-    return " ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -6,7 +6,8 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from daemon.backtest.metrics import drawdowns, rolling_sharpe
-from daemon.backtest.report.folder import Array, Curves, Run, Times
+from daemon.backtest.report.columns import Array, Times
+from daemon.backtest.report.folder import Curves, Run
 from daemon.backtest.report.grids import plain
 from daemon.backtest.report.series import (
     Daily,

@@ -12,7 +12,8 @@ from daemon.backtest.metrics import (
     drawdowns,
     unit_values,
 )
-from daemon.backtest.report.folder import Array, Run, Times
+from daemon.backtest.report.columns import Array, Times
+from daemon.backtest.report.folder import Run
 
 POINTS_MAX: Final = 2_000
 """Points kept of one line; a screen is narrower."""
@@ -98,16 +99,13 @@ def fee_in_quote(run: Run) -> tuple[Array, int]:
     Those count as 0. A fee in the pair's own base asset is worth what the fill paid for it.
     """
     fills = run.fills
-    out = np.zeros(len(fills))
-    unknown = 0
-    for at, asset in enumerate(fills.fee_asset):
-        if asset == run.quote:
-            out[at] = fills.fee[at]
-        elif asset == fills.pair[at].partition("/")[0]:
-            out[at] = fills.fee[at] * fills.price[at]
-        elif fills.fee[at]:
-            unknown += 1
-    return out, unknown
+    pairs, pair = fills.pair.coded()
+    assets, asset = fills.fee_asset.coded()
+    bases = np.array([name.partition("/")[0] for name in pairs], dtype=object)
+    in_quote = np.array([name == run.quote for name in assets], dtype=bool)[asset]
+    in_base = np.asarray(np.array(assets, dtype=object)[asset] == bases[pair], dtype=bool)
+    out: Array = np.where(in_quote, fills.fee, np.where(in_base, fills.fee * fills.price, 0.0))
+    return out, int((~in_quote & ~in_base & (fills.fee != 0.0)).sum())
 
 
 def significant(values: Array, digits: int) -> list[float | None]:

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from daemon.backtest.metrics import DAY_NS
-from daemon.backtest.report.folder import Array, Run
+from daemon.backtest.report.columns import Array
+from daemon.backtest.report.folder import Run
 from daemon.backtest.report.grids import Grid, plain, written
 from daemon.backtest.report.series import benchmark_units, daily, day
 from daemon.domain.errors import ConfigError

@@ -5,7 +5,8 @@ from typing import Final
 import numpy as np
 
 from daemon.backtest.metrics import ZERO, daily_values, returns_of
-from daemon.backtest.report.folder import Array, Run, Tree, number
+from daemon.backtest.report.columns import Array, Words
+from daemon.backtest.report.folder import Run, Tree, number
 from daemon.backtest.report.grids import Grid, Line, Style, plain, written
 from daemon.backtest.report.series import benchmark_units, deepest, fee_in_quote, minute, units
 
@@ -101,7 +102,8 @@ def pairs_grid(run: Run) -> Grid:
     columns = ("Pair", "Target", "Held", "Average", "Largest", "Fills", "Traded", "Fees", "Profit and loss")
     fees, unknown = fee_in_quote(run)
     at = {pair: i for i, pair in enumerate(run.pairs)}
-    which = np.asarray([at.get(pair, -1) for pair in run.fills.pair], dtype=np.int64)
+    words, codes = run.fills.pair.coded()
+    which = np.array([at.get(pair, -1) for pair in words], dtype=np.int64)[codes]
     known, n = which >= 0, len(run.pairs)
 
     def summed(values: Array) -> Array:
@@ -210,12 +212,11 @@ def _gain(figures: Tree) -> float:
     return number(figures.get("final_equity")) - number(figures.get("initial_equity"))
 
 
-def _counts(names: tuple[str, ...]) -> list[tuple[str, int]]:
-    """Return how often each name appears, most often first, then by name."""
-    counts = dict.fromkeys(names, 0)
-    for name in names:
-        counts[name] += 1
-    return sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+def _counts(words: Words) -> list[tuple[str, int]]:
+    """Return how often each word appears, most often first, then by name."""
+    names, codes = words.coded()
+    counts = np.bincount(codes, minlength=len(names)).tolist()
+    return sorted(zip(names, counts, strict=True), key=lambda one: (-one[1], one[0]))
 
 
 def _last_finite(matrix: Array) -> Array:

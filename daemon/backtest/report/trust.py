@@ -7,7 +7,8 @@ import msgspec
 import numpy as np
 
 from daemon.backtest.metrics import DAY_NS, DAYS_PER_YEAR
-from daemon.backtest.report.folder import Array, Run
+from daemon.backtest.report.columns import Array
+from daemon.backtest.report.folder import Run
 from daemon.backtest.report.grids import Grid, Style, written
 from daemon.backtest.report.plots import COLOURS, GREY, Plot, axis, dates, line
 from daemon.backtest.report.series import Daily, daily, every, milliseconds, significant

@@ -92,7 +92,7 @@ def test_fills_are_sorted_by_time(tmp_path: Path) -> None:
     after = load_run(tmp_path).fills
 
     assert np.array_equal(after.times, before.times)
-    assert after.order_id == before.order_id
+    assert list(after.order_id) == list(before.order_id)
 
 
 def test_figures_as_people_read_them() -> None:
