@@ -19,7 +19,7 @@ from daemon.backtest.data.files import Candles, read, write
 from daemon.backtest.data.trade_reader import chunks
 from daemon.backtest.data.trades import read_day, set_of, write_day
 from daemon.cli.data_common import asker_of
-from daemon.settings import Settings
+from daemon.settings import load_settings
 from tests.e2e.kit import Exchange, free_port
 
 Tree = dict[str, Any]
@@ -172,7 +172,7 @@ def test_a_terminal_shows_progress(exchange: Exchange, tmp_path: Path) -> None:
     assert b"BTC/USDT" in seen
     assert b"100 %" in seen
     assert b"BTC_USDT-trades" in done.stdout
-    assert asker_of(Settings()).exchange.enableRateLimit is True
+    assert asker_of(load_settings([])).exchange.enableRateLimit is True
 
 
 def test_supplies_that_cannot_be_had_end_with_69(exchange: Exchange, tmp_path: Path) -> None:

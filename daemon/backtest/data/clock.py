@@ -60,6 +60,7 @@ def by_volume(
     opens_ns: Ints,
     volumes: Floats,
     step_ns: int,
+    grain_ns: int = NS,
 ) -> Agreement | None:
     """Compare candles' volumes with what happened in them; None where too few can be compared.
 
@@ -73,6 +74,8 @@ def by_volume(
         (m,) opening times, ns, and volumes of the candles.
     step_ns
         Their length.
+    grain_ns
+        Only shifts by a multiple of it are tried: what adds up is itself dated no finer.
     """
     sums = np.concatenate(([0.0], np.cumsum(amounts)))
     sold = volumes > 0.0
@@ -91,7 +94,7 @@ def by_volume(
         return None
     shift, best = 0, float(same.mean()) + GAIN_MIN
     if same.mean() < SAME_SHARE:
-        for tried in SHIFTS_S:
+        for tried in (one for one in SHIFTS_S if one * NS % grain_ns == 0):
             moved, equal = compare(tried * NS)
             if len(moved) >= CANDLES_MIN and float(equal.mean()) > best:
                 shift, best = tried, float(equal.mean())
@@ -115,6 +118,7 @@ def beside_finer(candles: Candles, step_ms: int, finer: Candles, finer_ms: int, 
         opens_ns=opens * NS_PER_MS,
         volumes=candles.values[kept, 4],
         step_ns=step_ms * NS_PER_MS,
+        grain_ns=finer_ms * NS_PER_MS,
     )
     if verdict is None:
         return []
