@@ -40,7 +40,8 @@ def prepare(case: kit.Case, bars: np.ndarray, scratch: Path) -> Callable[[], kit
         policy = cvx.SinglePeriodOptimization(objective - cvx.TransactionCost(a=kit.FEE, b=None), limits)
         with kit.Stopwatch() as watch:
             result = simulator.backtest(policy, start_time=first, end_time=last, initial_value=kit.CAPITAL)
-        orders = int((result.u.iloc[:, :-1].abs() > 1.0).to_numpy().sum())
+        sizes = result.u.iloc[:, :-1].abs().div(result.v.iloc[:-1], axis=0)
+        orders = int((sizes > 2.0 * kit.FEE).to_numpy().sum())  # smaller ones our planner leaves alone
         return kit.Repeat(watch.seconds, watch.cpu_s, orders, float(result.v.iloc[-1]), f"{len(result.u)} periods")
 
     return once
