@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
+from daemon.backtest.data.trade_reader import read_trades
 from daemon.backtest.history import Panel
 from daemon.backtest.record import Record, Worker
 from daemon.backtest.rules import infer_rules
 from daemon.backtest.session import DAILY_BARS, DAY_NS, Retrain, Session
+from daemon.backtest.trades import TradeSession
 from daemon.backtest.venue import Rates, VenueConfig
 from daemon.backtest.walk import WalkForward
 from daemon.core.config import EngineConfig
@@ -81,8 +83,9 @@ def prepare(
     worker: Worker | None = None,
     instruments: Mapping[str, Instrument] | None = None,
     retrain: Retrain | None = None,
+    trades: Path | None = None,
 ) -> Session:
-    """Build a session over a panel whose bars before ``first`` only warm up.
+    """Build a session over a panel whose bars before ``first`` only warm up; ``trades`` is a folder of recorded trades.
 
     Raises
     ------
@@ -91,17 +94,20 @@ def prepare(
     """
     if not 0 <= first < len(panel.open_ns):
         raise ConfigError("no bars in that time: `ballast data list` says what there is")
-    return Session(
-        engine_config(settings),
-        worker or inline_worker(settings),
-        panel,
-        first=first,
-        instruments=instruments or infer_rules(panel, settings.quote),
-        venue=venue_config(settings),
-        cash=Decimal(repr(settings.paper.cash)),
-        rearm_ns=settings.backtest.rearm_after_ns,
-        retrain=retrain,
-    )
+    given: dict[str, Any] = {
+        "first": first,
+        "instruments": instruments or infer_rules(panel, settings.quote),
+        "venue": venue_config(settings),
+        "cash": Decimal(repr(settings.paper.cash)),
+        "rearm_ns": settings.backtest.rearm_after_ns,
+        "retrain": retrain,
+    }
+    config, asked = engine_config(settings), worker or inline_worker(settings)
+    if trades is None:
+        return Session(config, asked, panel, **given)
+    span = int(panel.open_ns[first]), int(panel.open_ns[-1]) + panel.bar_ns
+    recorded = {symbol: read_trades(trades, symbol, *span) for symbol in panel.symbols}
+    return TradeSession(config, asked, panel, trades=recorded, **given)
 
 
 def inline_worker(settings: Settings, models: Path | None = None) -> InlineWorker:
@@ -118,6 +124,7 @@ def backtest(
     *,
     first: int,
     models: Path | None = None,
+    trades: Path | None = None,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Finished:
@@ -130,6 +137,8 @@ def backtest(
     models
         A registry of the run's own: a model that can be trained is trained walk-forward into it. None: the daemon's
         current model serves throughout.
+    trades
+        A folder of recorded trades: fills, stops and bars come from them; None: from bars.
     progress, say
         Hear of bars done and of models trained.
 
@@ -144,7 +153,7 @@ def backtest(
     if models is not None and learns and worker.ready.learns:
         every_ns = settings.backtest.retrain_every_ns
         walk = WalkForward(settings, panel, models=models, worker=worker, every_ns=every_ns, say=say)
-    session = prepare(settings, panel, first=first, worker=worker, retrain=walk)
+    session = prepare(settings, panel, first=first, worker=worker, retrain=walk, trades=trades)
     record = session.run(progress)
     return Finished(
         session, record, panel, first, tuple(walk.trained) if walk else (), tuple(walk.failed) if walk else ()

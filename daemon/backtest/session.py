@@ -121,7 +121,7 @@ class Session:
         self._rearm_ns = rearm_ns
         self._retrain = retrain
         self._delisted = dict(delisted or {})
-        self.venue = BarVenue(emit=self._emit, instruments=self._listed, config=venue)
+        self.venue = self._make_venue(venue)
         self._waiting: deque[Event] = deque()
         self._busy = False
         self._inside = False
@@ -134,6 +134,9 @@ class Session:
         self._end = [len(column) - int(column[::-1].argmax()) if column.any() else 0 for column in present.T]
         self._daily = Longer(panel, DAY_NS, DAILY_BARS)
         self._hourly = Longer(panel, HOUR_NS, HOURLY_BARS) if config.limits.volatility_stop else None
+
+    def _make_venue(self, config: VenueConfig) -> BarVenue:
+        return BarVenue(emit=self._emit, instruments=self._listed, config=config)
 
     # ------------------------------------------------------------------ the run
 
@@ -177,6 +180,7 @@ class Session:
             return
         close_ns = open_ns + panel.bar_ns
         self._list(place, open_ns)
+        self._back(open_ns)
         bars = self._bars(place, row, open_ns, close_ns)
         self._now_ns = open_ns
         opened = not self.venue.idle
@@ -189,16 +193,20 @@ class Session:
                 self.venue.open({bar.symbol: bar for bar in bars}, open_ns)
             self._through(bars, now)
             self._emit(Timer(now, now))
+        self._due(place, close_ns, now)
+        if len(bars) < len(panel.symbols):  # only now: the grace passed before would close by time what has trades
+            now = self._now_ns = close_ns + self.config.grace_ns + min(panel.bar_ns // 2, STUCK_WAIT_NS)
+        self._emit(Closed(bars, now))
+        self._note(close_ns)
+
+    def _due(self, place: int, close_ns: int, now: int) -> None:
+        """Do what is due at a close before it is decided on: longer candles, training, the end of a halt."""
         self._candles(place + 1, now)
         if self._retrain is not None:
             served = self._retrain(close_ns)
             if served is not None:
                 self._emit(WorkerUp(served.model, served.trained_ns, now))
         self._rearm(now)
-        if len(bars) < len(panel.symbols):  # only now: the grace passed before would close by time what has trades
-            now = self._now_ns = close_ns + self.config.grace_ns + min(panel.bar_ns // 2, STUCK_WAIT_NS)
-        self._emit(Closed(bars, now))
-        self._note(close_ns)
 
     def _eventful(self, close_ns: int) -> bool:
         """Say whether prices within the bar, and time, can change anything before its close is decided on."""
@@ -228,10 +236,7 @@ class Session:
         self._note(open_ns + self._panel.bar_ns)
 
     def _bars(self, place: int, row: list[list[float]], open_ns: int, close_ns: int) -> tuple[Bar, ...]:
-        """Return the bars of the listed symbols, EMPTY where there was no trade; what an outage hid is told first."""
-        if not self.engine.state.links["market"]:
-            self._emit(Link("market", up=True, detail="", ts_ns=open_ns))
-            self._catch_up(open_ns)
+        """Return the bars of the listed symbols, EMPTY where there was no trade."""
         bars: list[Bar] = []
         markets = self.engine.state.markets
         present = self._present[place]
@@ -246,8 +251,11 @@ class Session:
                 bars.append(Bar(symbol, open_ns, close_ns, last, last, last, last, 0.0, 0, -1, -1, BarFlag.EMPTY))
         return tuple(bars)
 
-    def _catch_up(self, until_ns: int) -> None:
-        """Tell the engine the empty bars of an outage: closed long ago, so nothing is decided on them."""
+    def _back(self, until_ns: int) -> None:
+        """Tell the engine the empty bars of an outage that is over: closed long ago, so nothing is decided on them."""
+        if self.engine.state.links["market"]:
+            return
+        self._emit(Link("market", up=True, detail="", ts_ns=until_ns))
         step = self._panel.bar_ns
         markets = self.engine.state.markets
         ends = {symbol: market.bar for symbol, market in markets.items() if market.bar is not None}

@@ -101,16 +101,18 @@ class BarVenue:
 
     def send(self, approved: Approved) -> None:
         """Take an order; it trades with the first open after the latency."""
-        self._number += 1
-        intent = approved.intent
-        due_ns = approved.ts_ns + self._config.latency_ns - self._config.bar_ns
-        self._travelling.append(_Working(intent, f"b{self._number}", intent.qty, due_ns))
+        order = self._order(approved)
+        order.due_ns = approved.ts_ns + self._config.latency_ns - self._config.bar_ns
+        self._travelling.append(order)
 
     def exit_now(self, approved: Approved) -> None:
         """Trade an exit that was asked for inside the present bar, at the price it was asked for."""
-        self._number += 1
-        order = _Working(approved.intent, f"b{self._number}", approved.intent.qty, 0)
+        order = self._order(approved)
         self._arrive(order, self._bars.get(approved.intent.symbol), float(approved.intent.reference), approved.ts_ns)
+
+    def _order(self, approved: Approved) -> _Working:
+        self._number += 1
+        return _Working(approved.intent, f"b{self._number}", approved.intent.qty, 0)
 
     def cancel(self, client_id: str, ts_ns: int) -> None:
         """Cancel one order, wherever it is."""

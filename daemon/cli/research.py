@@ -39,6 +39,9 @@ Walk = Annotated[
         "--retrain/--no-retrain", help="Train walk-forward, or serve the registry's current model throughout."
     ),
 ]
+Trades = Annotated[
+    bool, typer.Option("--trades", help="Fill from recorded trades (`data fetch --trades`), not from bars.")
+]
 Sweep = Annotated[
     bool, typer.Option("--sweep", help="Also run with a decision per bar, day and week: what trading more often costs.")
 ]
@@ -59,6 +62,7 @@ def backtest(  # noqa: PLR0913, PLR0917 - one per option
     report: Page = True,
     retrain: Walk = True,
     sweep: Sweep = False,
+    trades: Trades = False,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -70,7 +74,10 @@ def backtest(  # noqa: PLR0913, PLR0917 - one per option
     from daemon.backtest.results import write_results
 
     panel, first = load(settings, data, start, end)
-    done, seconds = run(settings, panel, first, models=out / "models" if retrain else None, quiet=json)
+    models = out / "models" if retrain else None
+    done, seconds = run(
+        settings, panel, first, models=models, trades=folder_of(settings, data) if trades else None, quiet=json
+    )
     coins = _supply(supply, done) if supply is not None else None
     result = write_results(out, done, settings, seconds=seconds, supply=coins)
     if report:
@@ -107,12 +114,17 @@ def _sweep(settings: "Settings", panel: "Panel", first: int, out: Path, *, quiet
     return rows
 
 
+def folder_of(settings: "Settings", data: Path | None) -> Path:
+    """Return the folder that holds the files."""
+    return data or settings.state_path / "data" / settings.exchange.id
+
+
 def load(settings: "Settings", data: Path | None, start: str, end: str) -> "tuple[Panel, int]":
     """Return history with what warms up before it, and the index of the first bar that is traded."""
     from daemon.backtest.history import load_panel
     from daemon.backtest.run import warm_up_ns
 
-    folder = data or settings.state_path / "data" / settings.exchange.id
+    folder = folder_of(settings, data)
     start_ns, end_ns = time_of("--start", start), time_of("--end", end)
     if end_ns <= start_ns:
         raise UsageError(f"--end {end} is not after --start {start}")
@@ -128,7 +140,13 @@ def load(settings: "Settings", data: Path | None, start: str, end: str) -> "tupl
 
 
 def run(
-    settings: "Settings", panel: "Panel", first: int, *, models: Path | None = None, quiet: bool
+    settings: "Settings",
+    panel: "Panel",
+    first: int,
+    *,
+    models: Path | None = None,
+    trades: Path | None = None,
+    quiet: bool,
 ) -> "tuple[Finished, float]":
     """Run a backtest and say how long it took, seconds."""
     from daemon.backtest.run import backtest as run_backtest
@@ -138,7 +156,7 @@ def run(
     began = clock.mono_ns()
     say = (lambda _line: None) if quiet else partial(typer.echo, err=True)
     with _progress(quiet=quiet) as shown:
-        done = run_backtest(settings, panel, first=first, models=models, progress=shown, say=say)
+        done = run_backtest(settings, panel, first=first, models=models, trades=trades, progress=shown, say=say)
     return done, (clock.mono_ns() - began) / 1e9
 
 
