@@ -130,8 +130,8 @@ def orders_of(
 ) -> list[Order]:
     """Return the orders of an interval as the split wants them.
 
-    An order that trades in a later interval than its own counts there as one of what it traded; an exit was decided at the
-    price that asked for it.
+    What an order trades in a later interval than its own was missed there, and makes up for it here: an order of nothing that
+    traded. An exit was decided at the price that asked for it.
     """
     trades: dict[str, list[Trade]] = {}
     symbols: dict[str, str] = {}
@@ -150,9 +150,7 @@ def orders_of(
         orders.append(Order(symbol=intent.symbol, qty=qty, decided=price, trades=mine))
     for client_id, late in trades.items():
         symbol = symbols[client_id]
-        with exactly():
-            qty = sum((one.qty for one in late), ZERO)
-        orders.append(Order(symbol=symbol, qty=qty, decided=decided[symbol], trades=tuple(late)))
+        orders.append(Order(symbol=symbol, qty=ZERO, decided=decided[symbol], trades=tuple(late)))
     return orders
 
 
