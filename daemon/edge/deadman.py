@@ -86,7 +86,9 @@ class DeadMan:
         self._refresh_s = refresh_s
         self._told: str | None = None
         self._log = structlog.get_logger("ballast")
+        self._wound = False  # the venue's timer may be running, whether we heard of it or not
         self.armed = False
+        """The venue has confirmed that the timer runs."""
 
     async def run(self) -> None:
         """Wind up for ever; when cancelled, which is the end of a clean stop, disarm and close the lane."""
@@ -107,12 +109,13 @@ class DeadMan:
         """Give one sign of life, or none while others would suffer; return what is wrong, "" when nothing is."""
         others = self._others()
         if not others:
+            self._wound = True
             failure = await self._set(TIMEOUT_S, ANSWER_S)
             self.armed = self.armed or not failure
             return failure
-        if self.armed and self._venue not in NO_OFF and not await self._set(0.0, ANSWER_S):
-            self.armed = False
-        state = "stays armed" if self.armed else "is off"
+        if self._wound and self._venue not in NO_OFF and not await self._set(0.0, ANSWER_S):
+            self._wound = self.armed = False
+        state = "stays armed" if self._wound else "is off"
         return f"the switch {state}: it would cancel {others} open orders that are not ours too"
 
     async def _set(self, timeout_s: float, patience_s: float) -> str:
@@ -157,13 +160,14 @@ class DeadMan:
     async def _end(self) -> None:
         """Disarm, unless the timer is the last one to see to a kill; then close."""
         try:
-            if self.armed and self._leave_armed():
+            if self._wound and self._leave_armed():
                 self._log.warning("deadman.left_armed", venue=self._venue, timeout_s=TIMEOUT_S)
-            elif self.armed and self._venue in NO_OFF:
+            elif self._wound and self._venue in NO_OFF:
                 self._log.warning("deadman.left_armed", venue=self._venue, why="this venue has no way to turn it off")
-            elif self.armed:
+            elif self._wound:
                 failure = await self._set(0.0, DISARM_S)
-                self.armed = bool(failure)
+                self._wound = bool(failure)
+                self.armed = self.armed and self._wound
                 if failure:
                     self._log.error("deadman.not_disarmed", venue=self._venue, why=failure, timeout_s=TIMEOUT_S)
                 else:

@@ -73,10 +73,13 @@ class Switch:
 
 
 @asynccontextmanager
-async def switch(venue: str, answer: object) -> AsyncGenerator[Switch]:
-    """Run a dead man that is in a hurry."""
+async def switch(venue: str, answer: object, *, fault: str = "") -> AsyncGenerator[Switch]:
+    """Run a dead man that is in a hurry; with a ``fault`` it is how the answer goes wrong."""
     async with loopback() as server:
-        server.says(answer)
+        if fault:
+            server.breaks(fault, answer)
+        else:
+            server.says(answer)
         lane = Lane(exchange_at(venue, server.url), quota=Quota(Clock()), secrets=(SECRET,))
         events: list[Event] = []
         man = DeadMan(
@@ -160,6 +163,22 @@ async def test_an_answer_without_content_confirms_nothing(body: str) -> None:
 
     assert it.links[0] is False
     assert not armed
+
+
+@pytest.mark.parametrize("end", ["others", "stop"])
+async def test_what_may_be_armed_is_disarmed(end: str) -> None:
+    """F3: the timer may run without our having heard so: it is turned off before it hits others, and at the end."""
+    async with switch("okx", ACCEPTED["okx"], fault="cut") as it:
+        await until(lambda: it.links)
+        assert not it.man.armed
+        it.server.says(ACCEPTED["okx"])
+        if end == "others":
+            it.others = 1
+            await until(lambda: 0.0 in it.asked)
+        else:
+            await it.stop()
+
+        assert it.asked[-1] == 0.0
 
 
 @pytest.mark.parametrize("fault", ["reset", "cut"])
