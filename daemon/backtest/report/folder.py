@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import numpy as np
 
-from daemon.backtest.metrics import unit_values
+from daemon.backtest.metrics import DAY_NS, unit_values
 from daemon.backtest.report.columns import Array, Columns, Times, Words, first_line
 from daemon.domain.errors import ConfigError, UsageError
 
@@ -21,6 +21,8 @@ Tree = Mapping[str, Any]
 SCHEMA: Final = 1
 """The version of the result files this module reads; a file without a version is of this one."""
 PAIRS_MAX: Final = 2_000
+DAYS_MAX: Final = 10_000
+"""Days from the first row to the last, 27 years: what resampling keeps in memory."""
 RESULT_BYTES_MAX: Final = 64 * 1024 * 1024
 MARGIN: Final = 1e-6
 """Relative difference allowed between ``result.json`` and the last row of ``equity.parquet``: the same sum in other words."""
@@ -188,6 +190,8 @@ def _equity(path: Path) -> Equity:
     times = file.rising_times()
     if len(times) < 2:
         raise ConfigError(f"{path}: {len(times)} rows; a run has an opening row and a bar at least")
+    if (days := (int(times[-1]) - int(times[0])) // DAY_NS) > DAYS_MAX:
+        raise ConfigError(f"{path}: {days} days from first to last row; a report takes at most {DAYS_MAX}")
     if bool(np.any(np.diff(times) == 0)):
         raise ConfigError(f"{path}: a date appears twice; run the backtest again")
     return Equity(times, file.numbers("equity"), file.numbers("cash"), file.numbers("flow"))

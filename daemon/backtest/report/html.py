@@ -141,7 +141,10 @@ def section(what: Grid | Plot) -> Section:
     if isinstance(what, Grid):
         half = len(what.columns) <= HALF_COLUMNS_MAX
         return Section(what.key, what.title, (_table(what) if what.rows else "") + note, half)
-    body = f'<div class="plot" id="plot-{what.key}" style="height:{what.height}px"></div>\n' if what.data else ""
+    style = (
+        f'class="plot" id="plot-{what.key}" role="img" aria-label="{escape(what.title)}" style="height:{what.height}px"'
+    )
+    body = f"<div {style}></div>\n" if what.data else ""
     return Section(what.key, what.title, body + note, what.half)
 
 

@@ -132,7 +132,11 @@ def change_column(path: Path, name: str, column: object) -> None:
     """Replace a column of a parquet file, or drop it with ``None``."""
     table: Any = parquet.read_table(path)
     at = table.column_names.index(name)
-    table = table.remove_column(at) if column is None else table.set_column(at, name, pa.array(column))
+    table = (
+        table.remove_column(at)
+        if column is None
+        else table.set_column(at, name, column if isinstance(column, pa.Array | pa.ChunkedArray) else pa.array(column))
+    )
     parquet.write_table(table, path)
 
 

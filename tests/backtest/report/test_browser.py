@@ -81,9 +81,11 @@ def test_plotly_sends_nothing_anywhere(browser: Browser, report: Path) -> None:
     dress(browser, "light", DESK)
     browser.visit(report, ready=READY)
     buttons = browser.evaluate("[...document.querySelectorAll('.modebar-btn')].map(one => one.dataset.title)")
+    picture = browser.evaluate("Plotly.toImage('plot-equity', {width: 300, height: 200}).then(one => one.slice(0, 22))")
     tried = browser.evaluate("fetch('http://127.0.0.1:9/').then(() => 'went', () => 'refused')")
 
     assert set(buttons) == {"Zoom", "Pan", "Reset axes", "Download plot as a PNG"}
+    assert picture == "data:image/png;base64,"
     assert tried == "refused"
     assert any("Content Security Policy" in error for error in browser.look().errors)
 

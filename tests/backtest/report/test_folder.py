@@ -93,6 +93,13 @@ def backwards(folder: Path) -> None:
     parquet.write_table(table.take(list(range(table.num_rows))[::-1]), folder / "equity.parquet")
 
 
+def ages_later(folder: Path) -> None:
+    """Put the last bar into another century."""
+    times = parquet.read_table(folder / "equity.parquet")["date"].cast(pa.int64()).to_pylist()
+    times[-1] += 100 * 365 * 24 * SMALL.bar_ns
+    change_column(folder / "equity.parquet", "date", pa.array(times).cast(pa.timestamp("ns", "UTC")))
+
+
 def other_run(name: str) -> Break:
     """Put the file of a run at another time into the folder."""
 
@@ -130,6 +137,7 @@ BAD: tuple[tuple[Break, str], ...] = (
     (first("decisions.parquet", f"mean:{PAIRS[0]}", math.inf), f"column 'mean:{PAIRS[0]}' has no number in row 0"),
     (first("fills.parquet", "side", "hold"), "side 'hold' is neither buy nor sell"),
     (first("fills.parquet", "date", None), "not a UTC time in each"),
+    (ages_later, "days from first to last row; a report takes at most 10000"),
     (backwards, "date goes back at row 1"),
     (other_run("benchmarks.parquet"), "the dates of benchmarks.parquet are not those of equity.parquet"),
     (other_run("fills.parquet"), "fills.parquet has a row outside of the time"),

@@ -13,7 +13,7 @@ from daemon.backtest.report.html import FILLS_MAX, embedded, page, write_report
 from daemon.backtest.report.plots import STACKED_MAX
 from daemon.backtest.report.series import POINTS_MAX
 from daemon.domain.errors import ConfigError
-from tests.backtest.report.kit import PAIRS, Books, Plan, change_result, write_run
+from tests.backtest.report.kit import PAIRS, Books, Plan, change_column, change_result, write_run
 from tests.backtest.report.pages import HOSTILE, Elements, figures
 
 
@@ -213,6 +213,18 @@ def test_a_run_without_anything_is_a_page(tmp_path: Path) -> None:
         "nothing is resampled",
     ):
         assert words in text
+
+
+def test_a_run_that_lost_everything_is_a_page(tmp_path: Path) -> None:
+    """Equity of zero from the middle on: returns end at −100 %, nothing is divided by it."""
+    books = write_run(tmp_path, Plan(bars=24 * 60))
+    curve = np.where(np.arange(len(books.equity)) < 700, books.equity, 0.0)
+    change_column(tmp_path / "equity.parquet", "equity", curve)
+    change_result(tmp_path, final_equity="0.00", total_return=-1.0)
+    drawn = figures(write_report(tmp_path).read_text(encoding="utf-8"))
+
+    assert drawn["plot-equity"]["data"][0]["y"][-1] == 0.0
+    assert drawn["plot-fan"]["data"][-1]["y"][-1] == 0.0
 
 
 def test_a_page_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
