@@ -113,6 +113,7 @@ def freeze(engine: Engine) -> Picture:
     SnapshotError
         If something in it cannot be kept; the line names the class and the attribute.
     """
+    engine.state.forget_values()  # an outlet that asked for equity would differ from a replay, where nobody asks
     return Picture(_Freezer(engine).run())
 
 

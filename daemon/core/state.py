@@ -101,6 +101,10 @@ class State:
             weights.append(float(value / equity) if value is not None else 0.0)
         return tuple(weights)
 
+    def forget_values(self) -> None:
+        """Value every position anew next time: what is kept only to be quick, and by whoever asks, is no state."""
+        self._values.clear()
+
     # ------------------------------------------------------------- trust
 
     def fresh(self, market: Market) -> bool:
