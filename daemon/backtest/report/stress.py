@@ -204,7 +204,7 @@ def _assumptions(run: Run, known: Estimates) -> list[str]:
             "betas and deviations are not estimated."
         )
         return said
-    span = f"{known.returns} returns over the forecast horizon"
+    span = f"{known.returns:,} returns over the forecast horizon"
     if known.leader:
         said.append(f"Betas to {plain(known.leader)} from {span} that followed the run's decisions; they may overlap.")
     else:

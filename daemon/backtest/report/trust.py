@@ -137,8 +137,9 @@ def fan_plot(by_day: Daily, known: Paths | None) -> Plot:
     data.append(line(times, own[rows], "Run"))
     note = (
         f"{known.paths:,} paths of the run's own days, drawn in blocks of {known.block_days:.1f} days on average "
-        f"(stationary bootstrap, seed {SEED}). The bands hold half and nine tenths of them. {known.loss:.0%} end with a loss, "
-        f"{known.worse_drawdown:.0%} fall deeper than the run did."
+        f"(stationary bootstrap, seed {SEED}). The bands hold half and nine tenths of them. "
+        f"{100 * known.loss:.0f} % end with a loss, "
+        f"{100 * known.worse_drawdown:.0f} % fall deeper than the run did."
     )
     layout = {"xaxis": dates(), "yaxis": axis("Value of 1 at the start")}
     return Plot("fan", title, data, layout, note=note)
@@ -259,7 +260,7 @@ def _intervals_grid(known: Trust) -> Grid:
         row("Max drawdown of daily values", found.max_drawdown),
     )
     note = (
-        f"{found.cagr.level:.0%} of {found.resamples:,} resamples of {found.days} days lie between low and high; "
+        f"{100 * found.cagr.level:.0f} % of {found.resamples:,} resamples of {found.days} days lie between low and high; "
         f"blocks of {found.block_days:.1f} days on average."
     )
     return Grid("intervals", title, columns, rows, note=note)
