@@ -7,7 +7,7 @@ give the same study, on one core or on a cluster, interrupted or not.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -203,7 +203,7 @@ def losses(values: Values) -> NDArray[np.float64]:
     return np.array([-values[0], values[1], values[2]])
 
 
-def pruned(runs: tuple[FoldRun, ...], judges: list[tuple[FoldRun, ...]]) -> str:
+def pruned(runs: tuple[FoldRun, ...], judges: Sequence[tuple[FoldRun, ...]]) -> str:
     """Say why a trial is stopped after these folds, "" when it goes on.
 
     optuna's pruners know one objective. Here a trial is stopped when, on the very folds it has run on, some completed trial

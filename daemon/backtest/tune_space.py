@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,7 +79,10 @@ def read_space(path: Path, settings: Settings) -> Space:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid TOML ({' '.join(str(error).split())[:200]}); correct it there") from None
     found: dict[str, Mapping[str, Any]] = {}
-    _leaves(tree, (), found)
+    try:
+        _leaves(tree, (), found)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
     if not found:
         raise ConfigError(f"{path}: nothing to search; write for example [risk.max_weight] with low = 0.1, high = 0.5")
     if len(found) > KEYS_MAX:
@@ -145,11 +149,14 @@ def _validated(base: Settings, changes: Mapping[str, Value]) -> Settings:
 
 
 def _leaves(tree: Mapping[str, Any], path: tuple[str, ...], found: dict[str, Mapping[str, Any]]) -> None:
-    """Collect the entries: tables that hold a range or choices, at ``[risk.max_weight]`` or as ``"risk.max_weight"``."""
+    """Collect the entries: tables that hold a range or choices, at ``[risk.max_weight]`` or as ``"risk.max_weight"``.
+
+    Raises ValueError for anything else.
+    """
     for name, value in tree.items():
         here = (*path, name)
         if not isinstance(value, dict):
-            raise ConfigError(f"{'.'.join(here)} = {value!r}: must be a table with low and high, or with choices")
+            raise ValueError(f"{'.'.join(here)} = {value!r}: must be a table with low and high, or with choices")
         if "low" in value or "high" in value or "choices" in value:
             found[".".join(here)] = value
         else:
@@ -180,6 +187,8 @@ def _distribution(key: str, entry: Mapping[str, Any], settings: Settings) -> Bas
 
 
 def _range(given: _Range) -> BaseDistribution:
+    if not all(isfinite(one) for one in (given.low, given.high, given.step or 1)):
+        raise ValueError("low, high and step must be finite")
     if given.low >= given.high:
         raise ValueError(f"low = {given.low} must be below high = {given.high}")
     if given.log and given.low <= 0:

@@ -140,7 +140,7 @@ def _study(storage: RDBStorage, name: str, identity: Mapping[str, str]) -> Study
         raise ConfigError(f"study {name!r}: {error}; choose another --name") from None
     known: dict[str, str] | None = study.user_attrs.get(IDENTITY)
     if known is None:
-        if study.get_trials(deepcopy=False):
+        if study.get_trials(deepcopy=False) or [one.name.lower() for one in study.directions] != list(DIRECTIONS):
             raise ConfigError(f"study {name!r} was not made by `ballast tune`; choose another --name")
         study.set_user_attr(IDENTITY, dict(identity))
     elif known != identity:
