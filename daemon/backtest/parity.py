@@ -102,6 +102,8 @@ class ParityResult(msgspec.Struct, frozen=True, kw_only=True):
             f"gap {float(self.gap.total):+.2f} = {bps(self.gap.total, self.gap.equity):+.2f} bp of equity, "
             f"unexplained {self.gap.residual_bps:.3f} bp"
         )
+        if not self.checks.answers:
+            parts += ", answers as recorded"
         if self.ok:
             return f"parity: {parts}"
         return f"parity broken: {parts}: {self.problems[0]}"
@@ -138,7 +140,10 @@ def parity(run: Path, *, settings: Settings | None = None, candles: Path | None 
     if candles is not None:
         counts.append(_candles(candles, settings, bars))
     orders = compare_orders(stretch.asked, stretch.sent, stretch.executions, twin.told)
-    decisions = [compare_decision(at, one, twin.told, orders) for at, one in enumerate(stretch.asked)]
+    by_decision: dict[int, list[OrderRow]] = {}
+    for row in orders:
+        by_decision.setdefault(row.number, []).append(row)
+    decisions = [compare_decision(at, one, twin.told, by_decision.get(at, ())) for at, one in enumerate(stretch.asked)]
     marks = Marks(panel)
     intervals = intervals_of(stretch, twin.told, marks)
     gap = _gap(stretch, free, marks, intervals)

@@ -66,9 +66,9 @@ class OrderRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare_decision(number: int, asked: Asked, told: Told, orders: Iterable[OrderRow]) -> DecisionRow:
-    """Compare question, forecast, targets and orders of one decision; what differs first is the difference."""
+    """Compare question, forecast, targets and ``orders`` of one decision; what differs first is the difference."""
     close_ns = asked.decide.close_ns
-    rows = [one for one in orders if one.number == number and one.cause in DECIDED]
+    rows = [one for one in orders if one.cause in DECIDED]
     outcome = asked.step.outcome if asked.step is not None else ""
     made = asked.answer is not None and outcome != "deadline"
     question, answer = told.questions.get(close_ns), told.answers.get(close_ns)

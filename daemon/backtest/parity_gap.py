@@ -58,20 +58,16 @@ class Marks:
 
     def __init__(self, panel: Panel) -> None:
         self._panel = panel
-        self._kept: dict[int, dict[str, Decimal]] = {}
+        closes = panel.values[:, :, CLOSE]
+        rows = np.arange(len(closes))[:, None]
+        newest = np.maximum.accumulate(np.where(np.isnan(closes), -1, rows), axis=0)
+        known = np.take_along_axis(closes, np.maximum(newest, 0), axis=0)
+        self._closes = np.where(newest < 0, np.nan, known)
 
     def at(self, close_ns: int) -> Mapping[str, Decimal]:
         """Return the price of every symbol that had one by this close."""
-        if close_ns not in self._kept:
-            panel = self._panel
-            closes = panel.values[: panel.place(close_ns - panel.bar_ns) + 1, :, CLOSE]
-            found: dict[str, Decimal] = {}
-            for column, symbol in enumerate(panel.symbols):
-                known = np.flatnonzero(~np.isnan(closes[:, column]))
-                if len(known):
-                    found[symbol] = exact(float(closes[known[-1], column]))
-            self._kept[close_ns] = found
-        return self._kept[close_ns]
+        row = self._closes[self._panel.place(close_ns - self._panel.bar_ns)].tolist()
+        return {symbol: exact(price) for symbol, price in zip(self._panel.symbols, row, strict=True) if price == price}  # noqa: PLR0124 - NaN
 
 
 def total_of(parts: Iterable[Parts]) -> Parts:
@@ -82,9 +78,23 @@ def total_of(parts: Iterable[Parts]) -> Parts:
     return total
 
 
+class _Side:
+    """One side's orders and executions by interval."""
+
+    def __init__(self, sent: list[Sent], executions: list[Execution]) -> None:
+        self.sent: dict[int, list[Sent]] = {}
+        self.executions: dict[int, list[Execution]] = {}
+        for order in sent:
+            self.sent.setdefault(order.at, []).append(order)
+        for one in executions:
+            self.executions.setdefault(one.at, []).append(one)
+
+
 def intervals_of(stretch: Stretch, told: Told, marks: Marks) -> list[Interval]:
     """Return every interval that ends within the recording."""
     ends = [*stretch.asked[1:], None]
+    ours, theirs = _Side(stretch.sent, stretch.executions), _Side(told.sent, told.executions)
+    quote = stretch.config.quote
     found: list[Interval] = []
     for number, (asked, following) in enumerate(zip(stretch.asked, ends, strict=True)):
         if following is not None:
@@ -96,13 +106,13 @@ def intervals_of(stretch: Stretch, told: Told, marks: Marks) -> list[Interval]:
         begin_ns = asked.decide.close_ns
         begin, end = marks.at(begin_ns), marks.at(end_ns)
         start = worth(asked.moment.cash, asked.moment.positions, begin)
-        theirs = told.held.get(number, Holdings(asked.moment.cash, asked.moment.positions))
+        holds = told.held.get(number, Holdings(asked.moment.cash, asked.moment.positions))
         with exactly():
             recorded = worth(held.cash, held.positions, end) - start - _flows(stretch, number, end)
-            backtest = worth(theirs.cash, theirs.positions, end) - start
+            backtest = worth(holds.cash, holds.positions, end) - start
         parts = split(
-            orders_of(number, stretch.sent, stretch.executions, decided=begin, quote=stretch.config.quote),
-            orders_of(number, told.sent, told.executions, decided=begin, quote=stretch.config.quote),
+            orders_of(ours.sent.get(number, []), ours.executions.get(number, []), decided=begin, quote=quote),
+            orders_of(theirs.sent.get(number, []), theirs.executions.get(number, []), decided=begin, quote=quote),
             end,
         )
         found.append(
@@ -126,9 +136,9 @@ def _flows(stretch: Stretch, number: int, end: Mapping[str, Decimal]) -> Decimal
 
 
 def orders_of(
-    number: int, sent: list[Sent], executions: list[Execution], *, decided: Mapping[str, Decimal], quote: str
+    sent: list[Sent], executions: list[Execution], *, decided: Mapping[str, Decimal], quote: str
 ) -> list[Order]:
-    """Return the orders of an interval as the split wants them.
+    """Return what was sent and executed in one interval as the split wants it.
 
     What an order trades in a later interval than its own was missed there, and makes up for it here: an order of nothing that
     traded. An exit was decided at the price that asked for it.
@@ -136,14 +146,11 @@ def orders_of(
     trades: dict[str, list[Trade]] = {}
     symbols: dict[str, str] = {}
     for one in executions:
-        if one.at == number:
-            trades.setdefault(one.fill.client_id, []).append(_trade(one, quote))
-            symbols[one.fill.client_id] = one.fill.symbol
+        trades.setdefault(one.fill.client_id, []).append(_trade(one, quote))
+        symbols[one.fill.client_id] = one.fill.symbol
     orders: list[Order] = []
     for order in sent:
         intent = order.intent
-        if order.at != number:
-            continue
         price = decided[intent.symbol] if intent.cause in DECIDED else intent.reference
         qty = intent.qty if intent.side is Side.BUY else -intent.qty
         mine = tuple(trades.pop(intent.client_id, ()))
