@@ -43,6 +43,8 @@ class _Tables(msgspec.Struct, frozen=True):
     before: Floats
     after: Floats
     closes: Floats
+    horizon_bars: int
+    """Of the configuration: what a strategy without forecasts is told about too."""
 
 
 def write_results(
@@ -71,7 +73,7 @@ def write_results(
     ConfigError
         The folder cannot be written.
     """
-    tables = _tables(done)
+    tables = _tables(done, settings.forecast.horizon_bars)
     fills = done.session.venue.fills
     curves = _benchmarks(done, settings, tables, supply)
     profit = _attribution(done, tables, fills)
@@ -96,7 +98,7 @@ def write_results(
 # ---------------------------------------------------------------------- from the record to arrays
 
 
-def _tables(done: Finished) -> _Tables:
+def _tables(done: Finished, horizon_bars: int) -> _Tables:
     record, panel = done.record, done.panel
     symbols = panel.symbols
     date_ns = np.array(record.times_ns, dtype=np.int64)
@@ -115,6 +117,7 @@ def _tables(done: Finished) -> _Tables:
         before=np.array([step.weights for step in steps], dtype=np.float64).reshape(shape),
         after=np.array([after.get(at, record.steps[at].weights) for at in made], dtype=np.float64).reshape(shape),
         closes=rows[places],
+        horizon_bars=horizon_bars,
     )
 
 
@@ -247,7 +250,7 @@ def _per_pair(done: Finished, tables: _Tables, name: str) -> Floats:
         return table
     if name == "realised":
         closes = last_prices(done.panel.values[:, :, 3])
-        horizon = next((step.forecast.horizon_bars for step in steps if step.forecast is not None), 0)
+        horizon = next((one.forecast.horizon_bars for one in steps if one.forecast is not None), tables.horizon_bars)
         places = (tables.step_ns - int(done.panel.open_ns[0])) // done.panel.bar_ns - 1
         ahead = places + horizon
         inside = (ahead < len(closes)) & (horizon > 0)

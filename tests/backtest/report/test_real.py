@@ -2,17 +2,18 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from daemon.backtest.data.files import Candles, write
+from daemon.backtest.data.files import Candles, read, write
 from daemon.backtest.metrics import drawdowns
 from daemon.backtest.report.folder import Run, load_run
 from daemon.backtest.report.series import daily, fee_in_quote, units
 from daemon.backtest.report.stress import estimates
 from daemon.backtest.report.summary import profits
-from daemon.backtest.report.trust import calibration, trust
+from daemon.backtest.report.trust import calibration, groups, trust
 from daemon.cli.main import run as ballast
 from tests.backtest.report.kit import HOUR_NS, START_NS
 from tests.backtest.report.pages import Elements, figures
@@ -31,8 +32,8 @@ horizon_bars = 6
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Thirty days of hours through the daemon's own engine, by the command."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with candles of forty days and a configuration."""
     folder = tmp_path_factory.mktemp("real")
     rng = np.random.default_rng(11)
     hours = 40 * 24
@@ -44,9 +45,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         values = np.stack([first, high, low, last, rng.uniform(1e5, 1e6, hours) / price], axis=1)
         write(folder / "candles" / f"{pair.replace('/', '_')}-1h.parquet", Candles(times_ms, values))
     (folder / "ballast.toml").write_text(CONFIG.format(var=folder / "var"), encoding="utf-8")
-    words = ["-c", str(folder / "ballast.toml"), "--data", str(folder / "candles"), "--out", str(folder / "out")]
-    assert ballast(["backtest", *words, "--start", "2024-01-10", "--end", "2024-02-09"]) == 0
-    return load_run(folder / "out")
+    return folder
+
+
+def backtest(home: Path, out: str, end: str, *more: str) -> Run:
+    """Run the command from January 10 on and return what it wrote."""
+    words = ["-c", str(home / "ballast.toml"), "--data", str(home / "candles"), "--out", str(home / out), *more]
+    assert ballast(["backtest", *words, "--start", "2024-01-10", "--end", end]) == 0
+    return load_run(home / out)
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Run:
+    """Thirty days of hours through the daemon's own engine."""
+    return backtest(home, "out", "2024-02-09")
 
 
 def test_it_traded(run: Run) -> None:
@@ -99,3 +111,17 @@ def test_the_page_that_the_backtest_wrote(run: Run) -> None:
     assert found.table("performance")["Final balance"][0] == f"{run.equity.equity[-1]:,.2f}"
     assert figures(text)["plot-equity"]["data"][0]["y"][-1] == pytest.approx(run.equity.equity[-1], rel=1e-8)
     assert json.loads((run.folder / "result.json").read_text(encoding="utf-8"))["config_hash"] in text
+
+
+def test_a_strategy_without_forecasts_still_tells_returns(home: Path) -> None:
+    """What followed a decision does not depend on a forecast: the stress table has its betas, the calibration nothing."""
+    (home / "plain.toml").write_text('strategy = "strategies.examples.equal_weight:EqualWeight"\n', encoding="utf-8")
+    run = backtest(home, "plain", "2024-01-15", "-c", str(home / "plain.toml"), "--no-report")
+    closes = read(home / "candles" / "ETH_USDT-1h.parquet")
+    at = int(np.searchsorted(closes.times, run.decisions.times[0] // 1_000_000)) - 1  # the bar that closed then
+
+    assert np.isnan(run.decisions.mean).all()
+    assert run.decisions.realised[0, 1] == pytest.approx(closes.values[at + 6, 3] / closes.values[at, 3] - 1.0)
+    assert estimates(run).returns > 100
+    assert estimates(run).beta[0] == pytest.approx(1.0)
+    assert groups(run) is None
