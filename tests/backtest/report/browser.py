@@ -18,6 +18,7 @@ REMEDY = "Chromium is not installed: apt-get install --no-install-recommends chr
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 START_S = 60.0
 DRAW_S = 60.0
+STOP_S = 30.0
 Tree = dict[str, Any]
 
 
@@ -118,7 +119,10 @@ def chromium(path: str) -> Iterator[Browser]:
                     yield Browser(connection, _tab(connection))
             finally:
                 process.terminate()
-                process.wait(timeout=30)
+                try:
+                    process.wait(timeout=STOP_S)
+                except subprocess.TimeoutExpired:
+                    process.kill()
 
 
 def _address(path: Path, process: "subprocess.Popen[bytes]") -> str:
