@@ -17,6 +17,8 @@ from strategies.limits import Limits, project, violation
 CLIP_TOLERANCE: Final = 1e-9
 """Weights that exceed a limit by more than this are clipped and reported."""
 CLIPPED: Final = "clipped:"
+WEIGHT_MAX: Final = 1e6
+"""A weight beyond this is beyond every limit; so many times the equity, sums of them stay finite."""
 NAMES_MAX: Final = 10
 """Clipped symbols that a line names; it says how many more there were."""
 
@@ -36,6 +38,7 @@ def contain(answer: object, decide: Decide, limits: Limits) -> Targets | NoDecis
     refused = _unsound(answer, w, decide)
     if refused is not None:
         return refused
+    w = np.minimum(np.maximum(w, -WEIGHT_MAX), WEIGHT_MAX)
     bought = float(np.maximum(w - limits.w0, 0.0).sum())
     if violation(w, limits) <= CLIP_TOLERANCE and bought <= limits.turnover_left + CLIP_TOLERANCE:
         return msgspec.structs.replace(answer, weights=tuple(w.tolist()), turnover=float(np.abs(w - limits.w0).sum()))

@@ -7,7 +7,6 @@ is the same code without the process, for backtest and replay.
 import contextlib
 import ctypes
 import gc
-import io
 import os
 import random
 import signal
@@ -319,8 +318,6 @@ def main(arguments: list[str]) -> int:
         if os.getppid() != parent:  # it died before we asked to follow it
             return 1
     os.dup2(2, 1)  # a strategy that prints must not write into the daemon's stdout
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # it is shown when it is printed, also by a child that is killed
     with socket.socket(fileno=int(arguments[0])) as link:
         serve(link)
     return 0

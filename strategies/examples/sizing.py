@@ -78,7 +78,7 @@ def targets_of(
         ),
         w0=w0,
         caps=np.array(view.caps, dtype=np.float64),
-        frozen=np.array(view.frozen, dtype=np.bool_) | ~usable,
+        frozen=np.array(view.frozen, dtype=np.bool_),
         turnover_left=view.turnover_left,
     )
     room = max(limits.budget - float(w0[~usable].sum()), 0.0)  # what is kept comes first, the rest shares what is left

@@ -176,8 +176,11 @@ async def test_an_example_decides_in_the_real_worker() -> None:
 
 
 async def test_a_file_beside_the_configuration_replaces_no_library(made: Path) -> None:
-    """What is installed is found first: a numpy.py of the user's own is not what the worker computes with."""
-    (made / "numpy.py").write_text("raise RuntimeError('not the library')\n")
+    """What is installed is found first; what is not is found beside the file, also by the strategy's own imports."""
+    (made / "colorsys.py").write_text("raise RuntimeError('not the library')\n")
+    (made / "my_neighbour.py").write_text("SHARE = 0.1\n")
+    strategy = made / "my_strategy.py"
+    strategy.write_text("import colorsys\nimport my_neighbour\n" + strategy.read_text())
     async with running(worker_config(load_settings([made / "ballast.toml"], {}))) as test:
         assert isinstance((await test.answer(ask(1, clock=test.clock))).result, Targets)
 

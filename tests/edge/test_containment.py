@@ -16,7 +16,7 @@ from typing import Any, cast
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from daemon.domain.events import Decided
@@ -105,6 +105,9 @@ def decided(strategy: str, *, times: int = 1, **changes: object) -> list[Decided
 # ------------------------------------------------------------- the answer
 
 
+@example(
+    wanted=[9e307, 9e307, -1e308, -1e308], held=[0.1] * 4, frozen=[False] * 4, caps=[0.3] * 4, turnover_left=0.5
+)  # whose sum is beyond any number
 @given(
     wanted=st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=4, max_size=4),
     held=st.lists(st.floats(0.0, 0.25), min_size=4, max_size=4),

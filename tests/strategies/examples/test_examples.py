@@ -192,6 +192,27 @@ def test_equal_weight_waits_until_one_has_drifted() -> None:
     assert stopped.weights == pytest.approx((0.0, 0.95 / 3, 0.95 / 3, 0.95 / 3))
 
 
+def test_equal_weight_restores_only_what_can_move() -> None:
+    """A frozen weight below its share is no reason to trade, however far; one above is: it may be sold."""
+    frozen = (True, False, False, False)
+    low = view_of(market(), weights=(0.0, 0.24, 0.23, 0.24), frozen=frozen, cash_weight=0.29)
+    high = msgspec.structs.replace(low, weights=(0.40, 0.20, 0.20, 0.20), cash_weight=0.0, caps=(0.5,) * 4)
+
+    assert decided(EqualWeight(), low).weights == (0.0, 0.24, 0.23, 0.24)
+    assert decided(EqualWeight(), high).weights == pytest.approx((0.2375,) * 4)
+
+
+@each
+def test_no_more_is_bought_than_cash_can_pay(name: str) -> None:
+    """Where the rest of the account is tied up elsewhere, what is held and the cash beside it are all there is."""
+    strategy, params = EXAMPLES[name]
+    rich = decided(strategy, view_of(market(seed=7)), params)
+    poor = decided(strategy, view_of(market(seed=7), weights=(0.01,) * 4, cash_weight=0.02), params)
+
+    assert sum(rich.weights) > 0.1
+    assert sum(poor.weights) <= 0.06 + TOLERANCE
+
+
 def test_a_small_difference_is_not_traded() -> None:
     """Inside the no-trade band the old weight stays; a way out is never too small."""
     up = [100.0 * 1.01 ** (i + 2 * (i % 2)) for i in range(25)]
