@@ -14,7 +14,14 @@ from pydantic import ValidationError
 
 from daemon.backtest.history import load_panel
 from daemon.backtest.parity_bars import BarCounts, check_candles
-from daemon.backtest.parity_compare import DECIDED, DecisionRow, OrderRow, compare_decision, compare_orders
+from daemon.backtest.parity_compare import (
+    DECIDED,
+    DecisionRow,
+    OrderRow,
+    compare_decision,
+    compare_orders,
+    target_error,
+)
 from daemon.backtest.parity_gap import Interval, Marks, bps, intervals_of, total_of, valuation
 from daemon.backtest.parity_read import Stretch, Watcher
 from daemon.backtest.parity_run import Hiring, Plan, panel_of, run_twin
@@ -41,7 +48,8 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
     ``reported`` is the profit by the daemon's own equity, ``valuation`` how much of it is books that had moved on from the
     bars' closes by which both sides are measured here. ``free`` is the backtest left to itself, ``carried`` its further
-    distance: what comes of holding something else after each difference.
+    distance: other holdings after each difference, and orders planned at closes, without books. Its targets were at most
+    ``free_target_error`` away from those of the run (None without any).
     """
 
     equity: Decimal
@@ -57,6 +65,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     worst_bps: float
     free: Decimal
     carried: Decimal
+    free_target_error: float | None
 
 
 class Checks(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +161,7 @@ def parity(run: Path, *, settings: Settings | None = None, candles: Path | None 
         ok=not problems,
         checks=checks,
         problems=tuple(problems[:PROBLEMS_MAX]),
-        notes=tuple(_notes(plan.hiring, decisions, orders, intervals)),
+        notes=tuple(_notes(plan.hiring, stretch, decisions, orders, intervals=len(intervals))),
         mode=stretch.config.mode,
         code_version=header.code_version,
         config="recorded" if own else "given",
@@ -267,6 +276,7 @@ def _gap(stretch: Stretch, free: Twin, marks: Marks, intervals: list[Interval]) 
         worst_bps=max((abs(bps(one.residual, equity)) for one in intervals), default=0.0),
         free=own,
         carried=backtest - own,
+        free_target_error=target_error(stretch.asked, free.told),
     )
 
 
@@ -302,7 +312,7 @@ def _judge(
 
 
 def _notes(
-    hiring: Hiring, decisions: list[DecisionRow], orders: list[OrderRow], intervals: list[Interval]
+    hiring: Hiring, stretch: Stretch, decisions: list[DecisionRow], orders: list[OrderRow], *, intervals: int
 ) -> list[str]:
     """Return what a reader should know though nothing is broken."""
     notes: list[str] = []
@@ -315,6 +325,13 @@ def _notes(
     if exits:
         here, there = sum(bool(one.qty) for one in exits), sum(bool(one.backtest_qty) for one in exits)
         notes.append(f"exits: {here} recorded, {there} in the backtest, which knows of a bar only how far it went")
+    quote = stretch.config.quote
+    third = {one.fill.fee_asset for one in stretch.executions} - {
+        quote,
+        *(s.partition("/")[0] for s in stretch.instruments),
+    }
+    if third:
+        notes.append(f"fees taken in {', '.join(sorted(third))} are in nobody's equity and in no part of the gap")
     if not intervals:
         notes.append("the recording ends with its only decision: there is no profit to compare")
     return notes

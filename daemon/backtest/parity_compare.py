@@ -118,6 +118,17 @@ def _answers(recorded: Decided, backtest: Decided) -> tuple[float | None, float 
     return forecast_error, target_error, difference
 
 
+def target_error(asked: list[Asked], told: Told) -> float | None:
+    """Return the largest distance of any target weight between two runs, None when nothing can be compared."""
+    worst: float | None = None
+    for one in asked:
+        answer = told.answers.get(one.decide.close_ns)
+        if one.answer is not None and answer is not None:
+            error = _answers(one.answer, answer)[1]
+            worst = error if worst is None or (error is not None and error > worst) else worst
+    return worst
+
+
 def _forecasts(was: Forecast | None, now: Forecast | None) -> tuple[float | None, str]:
     if was is None or now is None:
         return None, "" if was is now else "only one side has a forecast"

@@ -137,10 +137,12 @@ def _gap(result: ParityResult) -> Grid:
         *((f"  {name}", getattr(gap.parts, name)) for name in PARTS),
         ("  unexplained", gap.residual),
         ("backtest left to itself", gap.free),
-        ("carried from earlier differences", gap.carried),
+        ("  further from it", gap.carried),
     ]
     rows = tuple((name, written(float(value), "money"), f"{bps(value, gap.equity):+.4f}") for name, value in lines)
     note = "positive parts: the recorded run did better; docs/parity.md defines each"
+    if gap.free_target_error is not None:
+        note += f"; left to itself, its targets were at most {gap.free_target_error:.4f} away"
     return Grid("gap", "Profit and gap", ("", "quote", "bp of equity"), rows, note=note)
 
 

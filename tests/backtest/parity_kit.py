@@ -110,6 +110,7 @@ class Recorded:
         self.waiting: list[tuple[int, Approved]] = []
         self.trades: dict[str, list[tuple[int, float, float]]] = {symbol: [] for symbol in SYMBOLS}
         self.fills = 0
+        self.fee_asset = ""
         self.share: tuple[float, ...] = (0.0, 0.5, 1.0, 1.0)
 
     # ------------------------------------------------------------------ the run
@@ -238,7 +239,7 @@ class Recorded:
                     qty=qty,
                     price=price,
                     fee=fee.quantize(Decimal("1e-8")),
-                    fee_asset=base if buy else quote,
+                    fee_asset=self.fee_asset or (base if buy else quote),
                     maker=False,
                     ts_event_ns=self.now_ns,
                     source="paper",

@@ -125,6 +125,27 @@ def test_held_positions_and_resting_orders_are_taken_over(tmp_path: Path, order:
     assert result.bars[0].unchecked < 10
 
 
+def test_a_decision_every_few_bars_makes_longer_intervals(tmp_path: Path) -> None:
+    """The turns of the recorded run are the backtest's, and nothing is decided between them."""
+    run = Recorded(tmp_path, chance=2, optimizer={"rebalance_every": 4}).start().bars(25)
+    result = parity(run.close())
+
+    agree(result)
+    assert len(result.decisions) == 7
+    assert {one.end_ns - one.begin_ns for one in result.intervals[1:-1]} == {4 * BAR_NS}
+
+
+def test_a_fee_in_a_third_asset_is_told(tmp_path: Path) -> None:
+    """BNB is in nobody's equity: no fee part on that side, the accounts still add up, and a note says so."""
+    run = Recorded(tmp_path, chance=3)
+    run.fee_asset = "BNB"
+    result = parity(run.start().bars(BARS).close())
+
+    agree(result)
+    assert result.notes == ("fees taken in BNB are in nobody's equity and in no part of the gap",)
+    assert result.gap.parts.fees > 0
+
+
 # ---------------------------------------------------------------------------------------------- what differs
 
 
