@@ -231,12 +231,20 @@ def _result(done: Finished, settings: Settings, tables: _Tables, curves: Mapping
 
 
 def _forecast(done: Finished, tables: _Tables) -> Tree:
-    """Return how good the forecasts were on what came after; None where nothing was forecast."""
-    mean, width, realised = (_per_pair(done, tables, name) for name in ("raw_mean", "interval_90", "realised"))
-    known = np.isfinite(mean) & np.isfinite(realised)
-    given = np.where(width > 0.0, width, np.nan)  # 0: the model gives no interval
-    figures = forecast_metrics(mean[known], realised[known], given[known])
-    tree: Tree = msgspec.to_builtins(figures)
+    """Return how good the forecasts were on what came after; None where nothing was forecast.
+
+    Errors are those of the model's own mean; intervals lie around the mean that was believed, the shrunk one.
+    """
+    raw, mean, width, realised = (
+        _per_pair(done, tables, name) for name in ("raw_mean", "mean", "interval_90", "realised")
+    )
+    known = np.isfinite(raw) & np.isfinite(realised)
+    given = np.where(width > 0.0, width, np.nan)[known]  # 0: the model gives no interval
+    believed = forecast_metrics(mean[known], realised[known], given)
+    figures = forecast_metrics(raw[known], realised[known], given)
+    tree: Tree = msgspec.to_builtins(
+        msgspec.structs.replace(figures, coverage_90=believed.coverage_90, calibration=believed.calibration)
+    )
     return tree
 
 
