@@ -10,10 +10,13 @@ from typing import Any, Final
 import numpy as np
 
 from daemon.backtest.data.asking import Asker
+from daemon.backtest.data.check import holes
 from daemon.backtest.data.files import EMPTY, Candles
 from daemon.domain.errors import ConfigError
 
 PAGE: Final = 1_000
+HOLES_MAX: Final = 50
+"""Holes of a file that are asked for in one fetch."""
 CELLS: Final = 6
 """Opening time, four prices, volume."""
 
@@ -22,16 +25,19 @@ Progress = Callable[[int, int], None]
 
 
 def missing(times: Any, step_ms: int, since_ms: int, until_ms: int) -> list[tuple[int, int]]:
-    """Return the ranges [begin, end), ms, to be fetched: before what is on file, and after it.
+    """Return the ranges [begin, end), ms, to be fetched: before what is on file, after it, and its holes, ascending.
 
-    Holes inside are not asked for: most are the venue's own outages, and `repair` looks after the others.
+    A hole may be the venue's own outage, or what a fetch that was killed left: that costs one request to know. Of very many
+    only the longest are asked for; `repair` looks after the others.
     """
     since_ms = -(-since_ms // step_ms) * step_ms
     if not len(times):
         return [(since_ms, until_ms)] if since_ms < until_ms else []
     first, last = int(times.min()), int(times.max())
-    ranges = [(since_ms, min(first, until_ms)), (max(last + step_ms, since_ms), until_ms)]
-    return [(begin, end) for begin, end in ranges if begin < end]
+    inner = sorted(holes(times, step_ms), key=lambda hole: -hole[1])[:HOLES_MAX]
+    ranges = [(since_ms, first), (last + step_ms, until_ms), *((at, at + count * step_ms) for at, count in inner)]
+    cut = [(max(begin, since_ms), min(end, until_ms)) for begin, end in ranges]
+    return sorted((begin, end) for begin, end in cut if begin < end)
 
 
 async def candles(

@@ -109,6 +109,7 @@ def read(path: Path) -> Candles:
     names = ["date", *COLUMNS]
     try:
         table: Any = (parquet.read_table if path.suffix == ".parquet" else feather.read_table)(path, columns=names)
+        table.validate(full=True)
         if table.num_rows > ROWS_MAX:
             raise ConfigError(f"{path}: {table.num_rows} rows; a file of candles has at most {ROWS_MAX}")
         return Candles(_times(table["date"]), _values(table))

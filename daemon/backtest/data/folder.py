@@ -201,23 +201,20 @@ def import_folder(source: Path, folder: Path) -> Iterator[Imported]:
 
 def merge(ours: Candles, theirs: Candles) -> tuple[Candles, int, int]:
     """Return both, in order, ours where both have a row; how many of theirs were new, and how many differed from ours."""
-    known = {int(at): row for at, row in zip(ours.times, ours.values, strict=True)}
-    added, differing = 0, 0
-    for at, row in zip(theirs.times, theirs.values, strict=True):
-        here = known.get(int(at))
-        if here is None:
-            known[int(at)] = row
-            added += 1
-        elif not np.array_equal(here, row, equal_nan=True):
-            differing += 1
-    times = np.array(sorted(known), dtype=np.int64)
-    return Candles(times, np.stack([known[int(at)] for at in times]) if len(times) else EMPTY.values), added, differing
+    times = np.concatenate([ours.times[::-1], theirs.times])  # where a time is here twice, its last row counts
+    values = np.concatenate([ours.values[::-1], theirs.values])
+    kept, first, where = np.unique(times, return_index=True, return_inverse=True)
+    owner = first[where][len(ours) :]
+    new = owner == np.arange(len(ours), len(times))
+    here, there = values[owner], theirs.values
+    same = ((here == there) | (np.isnan(here) & np.isnan(there))).all(axis=1)
+    return Candles(kept, values[first]), int(new.sum()), int((~new & ~same).sum())
 
 
 async def fetch(
     asker: Asker, folder: Path, *, pair: str, timeframe: str, since_ms: int, until_ms: int, progress: venue.Progress
 ) -> Fetched:
-    """Fetch what the folder lacks of one pair before and after what it has; whatever stops it, what came is kept."""
+    """Fetch what the folder lacks of one pair in [since, until); whatever stops it, what came is kept."""
     step_ms = timeframe_ms(timeframe)
     path = path_of(folder, pair, timeframe)
     have = read(path) if path.is_file() else EMPTY

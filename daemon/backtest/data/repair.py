@@ -63,6 +63,8 @@ def repair(candles: Candles, step_ms: int, sources: Sequence[tuple[str, Source]]
     wrong = set(doubtful) | {int(at) for at in times[absurd(values)]}
     asked = [(at, at + step_ms) for at in sorted(wrong)]
     asked += [(begin, begin + count * step_ms) for begin, count in holes(times, step_ms) if count > 0]
+    if not asked:
+        return Mended(Candles(times, values), tuple(changes), ())
     rows = {int(at): row for at, row in zip(times, values, strict=True)}
     for begin, end in asked:
         for name, source in sources:

@@ -1,6 +1,6 @@
 """Candles of recorded trades, made by the daemon's own `BarBuilder`: the same arithmetic, volumes exact."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,8 @@ EXACT_LOTS_MAX: Final = float(2**51)
 PRICE_REL: Final = 1e-12
 VOLUME_REL: Final = 1e-9
 SHOWN_MAX: Final = 50
+HELD_MAX: Final = 50_000
+"""Bars held as objects; years of seconds would not fit."""
 NAMES: Final = ("open", "high", "low", "close", "volume")
 
 
@@ -84,6 +86,7 @@ def candles_of(folder: Path, one: TradeSet, bar_ns: int) -> tuple[Candles, int]:
     if not spans and not one.ours:
         spans = ((0, 2**63 - 1),)
     bars: list[Bar] = []
+    parts: list[Candles] = []
     late = 0
     for begin, end in spans:
         builder = BarBuilder(one.pair, bar_ns)
@@ -96,14 +99,23 @@ def candles_of(folder: Path, one: TradeSet, bar_ns: int) -> tuple[Candles, int]:
             last_id = tick.id
             bars += _pass(builder, tick.ts_event_ns)
             bars += builder.on_tick(tick)
+            if len(bars) >= HELD_MAX:
+                parts.append(_candles(bars))
+                bars.clear()
         if end < 2**63 - 1:
             bars += _pass(builder, end)
         late += builder.late
+    parts.append(_candles(bars))
+    return Candles(np.concatenate([one.times for one in parts]), np.concatenate([one.values for one in parts])), late
+
+
+def _candles(bars: Sequence[Bar]) -> Candles:
+    """Return those bars that lack nothing."""
     kept = [bar for bar in bars if bar.flag is not BarFlag.GAPPED]
     if not kept:
-        return EMPTY, late
+        return EMPTY
     times = np.array([bar.open_ns // NS_PER_MS for bar in kept], dtype=np.int64)
-    return Candles(times, np.array([[bar.open, bar.high, bar.low, bar.close, bar.volume] for bar in kept])), late
+    return Candles(times, np.array([[bar.open, bar.high, bar.low, bar.close, bar.volume] for bar in kept]))
 
 
 def _pass(builder: BarBuilder, until_ns: int) -> list[Bar]:
@@ -131,26 +143,23 @@ def lots(amounts: NDArray[np.float64]) -> list[int]:
 
 def compare(ours: Candles, made: Candles) -> tuple[int, list[tuple[int, str]]]:
     """Return how many candles of the same time have the same numbers, and (time ms, what differs) of the others."""
-    known = {int(at): row for at, row in zip(ours.times, ours.values, strict=True)}
-    same, differences = 0, []
-    for at, row in zip(made.times, made.values, strict=True):
-        here = known.get(int(at))
-        if here is None:
-            continue
-        close = [
-            bool(np.isclose(a, b, rtol=VOLUME_REL if name == "volume" else PRICE_REL, atol=0.0))
-            for name, a, b in zip(NAMES, here, row, strict=True)
-        ]
-        if all(close):
-            same += 1
-        else:
-            words = [
-                f"{name} {a:.10g} is {b:.10g} by trades"
-                for name, a, b, good in zip(NAMES, here, row, close, strict=True)
-                if not good
-            ]
-            differences.append((int(at), ", ".join(words)))
-    return same, differences
+    _, here, there = np.intersect1d(ours.times, made.times, return_indices=True)
+    known, found = ours.values[here], made.values[there]
+    bound = np.abs(known) * np.array([PRICE_REL] * 4 + [VOLUME_REL])
+    wrong = ~(np.abs(found - known) <= bound)
+    rows = np.flatnonzero(wrong.any(axis=1))
+    differences = [
+        (
+            int(made.times[there[at]]),
+            ", ".join(
+                f"{name} {known[at, cell]:.10g} is {found[at, cell]:.10g} by trades"
+                for cell, name in enumerate(NAMES)
+                if wrong[at, cell]
+            ),
+        )
+        for at in rows
+    ]
+    return len(here) - len(rows), differences
 
 
 def text(built: Built) -> Iterator[str]:

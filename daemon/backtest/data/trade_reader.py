@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,24 +52,28 @@ def _parquet_chunks(path: Path) -> Iterator[Trades]:
     with opened(path) as file:
         present = set(file.schema_arrow.names)
         names = [name for name in dict.fromkeys((*COLUMNS, *THEIRS)) if name in present]
-        try:
-            for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=names):
-                yield table_rows(pa.Table.from_batches([batch]), path)
-        except (ArrowException, OSError) as error:
-            raise ConfigError(f"{path}: no trades: {line(error)}") from error
+        for batch in file.iter_batches(batch_size=CHUNK_ROWS, columns=names):
+            yield table_rows(pa.Table.from_batches([batch]), path)
 
 
 def _feather_chunks(path: Path) -> Iterator[Trades]:
     """Yield a feather file's batches; only one is in memory at a time."""
     try:
-        with pa.memory_map(str(path)) as source:
+        with pa.OSFile(str(path)) as source:
             file = pa.ipc.open_file(source)
             for number in range(file.num_record_batches):
-                whole = table_rows(pa.Table.from_batches([file.get_batch(number)]), path)
+                whole = table_rows(pa.Table.from_batches([_batch(file, number)]), path)
                 for at in range(0, len(whole), CHUNK_ROWS):
                     yield whole[at : at + CHUNK_ROWS]
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:
         raise ConfigError(f"{path}: no trades: {line(error)}") from error
+
+
+def _batch(file: Any, number: int) -> Any:
+    """Return one batch of a feather file; a damaged one is an ArrowException, not a crash of the process."""
+    batch = file.get_batch(number)
+    batch.validate(full=True)
+    return batch
 
 
 def read_trades(folder: Path, symbol: str, start_ns: int, end_ns: int) -> Iterator[Trades]:
@@ -114,12 +119,12 @@ def _has_numbers(path: Path) -> bool:
             with opened(path) as file:
                 first = next(iter(file.iter_batches(batch_size=1, columns=["id"])), None)
         else:
-            with pa.memory_map(str(path)) as source:
+            with pa.OSFile(str(path)) as source:
                 file = pa.ipc.open_file(source)
-                first = file.get_batch(0).slice(0, 1) if file.num_record_batches else None
+                first = _batch(file, 0).slice(0, 1) if file.num_record_batches else None
         texts = first.column(first.schema.get_field_index("id")).to_pylist() if first is not None else []
         return numbered(texts)[1]
-    except (ArrowException, OSError, KeyError, IndexError) as error:
+    except (ArrowException, OSError, ValueError, KeyError, IndexError) as error:
         raise ConfigError(f"{path}: no trades: {line(error)}") from error
 
 

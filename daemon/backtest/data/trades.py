@@ -8,7 +8,8 @@ they are.
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,10 +142,7 @@ def read_day(path: Path) -> tuple[Trades, Facts]:
     """
     with opened(path) as file:
         _bounded(path, file.metadata.num_rows)
-        try:
-            return table_rows(file.read(columns=list(COLUMNS)), path), _facts(file, path)
-        except (ArrowException, OSError) as error:
-            raise ConfigError(f"{path}: no trades: {line(error)}") from error
+        return table_rows(file.read(columns=list(COLUMNS)), path), _facts(file, path)
 
 
 def facts_of(path: Path) -> tuple[int, Facts]:
@@ -169,13 +167,15 @@ def write_day(path: Path, rows: Trades, facts: Facts) -> None:
         parquet.write_table(table, temporary, compression="zstd", row_group_size=CHUNK_ROWS)
 
 
-def opened(path: Path) -> Any:
-    """Return a parquet file, open. Raises ConfigError."""
+@contextmanager
+def opened(path: Path) -> Generator[Any]:
+    """Give a parquet file, open; whatever cannot be read of it inside is a ConfigError that names it."""
     try:
-        return parquet.ParquetFile(path)
+        with parquet.ParquetFile(path) as file:
+            yield file
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError) as error:
         raise ConfigError(f"{path}: no trades with columns {' '.join(COLUMNS)}: {line(error)}") from error
 
 
@@ -213,8 +213,8 @@ def rows_of(
 
 def table_rows(table: Any, path: Path) -> Trades:
     """Return rows of a table in our columns or in freqtrade's; a price or size that is absent is NaN."""
-    names = set(table.column_names)
     try:
+        names = set(table.column_names)
         if names >= set(COLUMNS):
             return rows_of(
                 _whole(table, "id"), _whole(table, "ts_ns"), _real(table, "price"), _real(table, "amount"), _flag(table)
@@ -226,7 +226,9 @@ def table_rows(table: Any, path: Path) -> Trades:
             return rows_of(ids, ts_ns, _real(table, "price"), _real(table, "amount"), sides == "sell")
     except (ArrowException, ValueError, TypeError, OverflowError) as error:
         raise ConfigError(f"{path}: no trades: {line(error)}") from error
-    raise ConfigError(f"{path}: no trades: it has the columns {' '.join(sorted(names))}, not {' '.join(COLUMNS)}")
+    raise ConfigError(
+        f"{path}: no trades: it has the columns {shown(' '.join(sorted(names)))}, not {' '.join(COLUMNS)}"
+    )
 
 
 def _whole(table: Any, name: str) -> NDArray[np.int64]:
@@ -255,7 +257,12 @@ def numbered(texts: Sequence[object]) -> tuple[NDArray[np.int64], bool]:
 
 def line(error: BaseException) -> str:
     """Return the beginning of what an error says."""
-    return str(error).partition("\n")[0][:200]
+    return shown(str(error).partition("\n")[0])
+
+
+def shown(text: str) -> str:
+    """Return the beginning of a text of unknown origin, on one line."""
+    return "".join(one if one.isprintable() else "?" for one in text[:200])
 
 
 # ---------------------------------------------------------------------- stretches of time

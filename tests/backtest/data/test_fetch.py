@@ -187,8 +187,42 @@ async def test_holes_are_filled_from_the_exchange(sim: SimulatedExchange, ccxt: 
     assert np.array_equal(read(path).values, whole.values)
 
 
+@pytest.mark.parametrize("after", [1, 3])
+async def test_a_fetch_of_what_lies_before_goes_on_after_a_fault(
+    sim: SimulatedExchange, ccxt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """The newest half first; the older half breaks off in the middle: the hole it leaves is fetched the next time."""
+    monkeypatch.setattr(asking, "RETRY_S", 0.001)
+    now = await present(ccxt)
+    begin, end = now - 5_000 * S, now - 60 * S
+    await fetch(ccxt, tmp_path, now - 1_000 * S, end)
+    sim.faults.add(FaultRule(match=KLINES, action=Action.ERROR, after=after, times=0, status=503))
+    with pytest.raises(Unreachable):
+        await fetch(ccxt, tmp_path, begin, end)
+    sim.faults.clear()
+    broken = read(tmp_path / "BTC_USDT-1s.parquet")
+    await fetch(ccxt, tmp_path, begin, end)
+
+    assert len(broken) == 940 + after * 1_000
+    assert np.array_equal(read(tmp_path / "BTC_USDT-1s.parquet").times, np.arange(begin, end, S))
+
+
+async def test_two_stretches_far_apart_are_joined_by_a_third_fetch(ccxt: Any, tmp_path: Path) -> None:
+    """What lies between them was never asked for."""
+    now = await present(ccxt)
+    await fetch(ccxt, tmp_path, now - 900 * S, now - 800 * S)
+    await fetch(ccxt, tmp_path, now - 200 * S, now - 100 * S)
+    done = await fetch(ccxt, tmp_path, now - 900 * S, now - 100 * S)
+    assert (done.rows, done.total) == (600, 800)
+
+
 def test_what_is_on_file_is_not_asked_for_again() -> None:
-    """Before and after; a range inside asks for nothing."""
+    """Before and after, and holes, the longest of very many; a range inside asks for nothing."""
+    odd = np.arange(0, 1_000 * S, 2 * S)
+    gappy = np.array([0, 1, 5, 6, 9]) * S
+    assert venue.missing(gappy, S, 0, 10 * S) == [(2 * S, 5 * S), (7 * S, 9 * S)]
+    assert venue.missing(gappy, S, 3 * S, 8 * S) == [(3 * S, 5 * S), (7 * S, 8 * S)]
+    assert len(venue.missing(odd, S, 0, 999 * S)) == venue.HOLES_MAX
     times = np.arange(10 * S, 20 * S, S)
     assert venue.missing(times, S, 0, 30 * S) == [(0, 10 * S), (20 * S, 30 * S)]
     assert venue.missing(times, S, 12 * S, 18 * S) == []
