@@ -51,7 +51,7 @@ BEYOND_THE_FILE = {
     "risk": {"max_repeats"},
     "ledger": {"password_file"},
     "journal": {"segment_bytes"},
-    "backtest": {"spread_bps", "impact_bps", "participation", "fee_tiers"},
+    "backtest": {"spread_bps", "impact_bps", "participation", "fee_tiers", "retrain_every"},
 }
 """Keys that came after the file's text was agreed; nothing that trades changes until somebody writes them."""
 
