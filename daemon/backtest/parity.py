@@ -205,10 +205,20 @@ def _recorded(header: Header) -> Settings:
         ) from None
 
 
+def _recorded_worker(header: Header) -> WorkerConfig:
+    try:
+        return msgspec.json.decode(header.worker_json, type=WorkerConfig)
+    except msgspec.DecodeError as error:
+        raise ConfigError(
+            f"the recorded worker's configuration (code {header.code_version}) does not fit this version ({error}); "
+            "give one with -c"
+        ) from None
+
+
 def _plan(header: Header, stretch: Stretch, settings: Settings, *, journal: Path, own: bool) -> Plan:
     """Return what the backtest is told: the very configuration of engine and worker, or what the given one makes of them."""
     config = stretch.config
-    worker = msgspec.json.decode(header.worker_json, type=WorkerConfig) if own else wiring.worker_config(settings)
+    worker = _recorded_worker(header) if own else wiring.worker_config(settings)
     if not own:
         given = wiring.engine_config(settings, config.account)
         for name in ("universe", "quote", "bar_ns"):

@@ -35,7 +35,7 @@ class BarCounts(msgspec.Struct, kw_only=True):
     different: int = 0
     missing: int = 0
     unchecked: int = 0
-    """Bars that the source cannot say anything about: backfilled, or taken from the venue's own candle."""
+    """Bars that the source says nothing about: backfilled ones from trades, those outside the time of a file."""
     examples: list[Difference] = []
 
     def take(self, bar: Bar, other: tuple[float, ...] | None) -> None:
@@ -135,22 +135,23 @@ class TradeBars:
 
 
 def check_candles(bars: Iterable[Bar], panel: Panel) -> BarCounts:
-    """Compare recorded bars with candle files; a bar without trades need not be in them."""
+    """Compare recorded bars with candle files, within the time that a pair's file covers; one without trades may lack there."""
     counts = BarCounts(source="candles")
-    index = {symbol: at for at, symbol in enumerate(panel.symbols)}
+    spans: dict[str, tuple[int, int, int]] = {}
+    for column, symbol in enumerate(panel.symbols):
+        there = np.flatnonzero(~np.isnan(panel.values[:, column, 3]))
+        if len(there):
+            spans[symbol] = (column, int(panel.open_ns[there[0]]), int(panel.open_ns[there[-1]]))
     for bar in bars:
-        if bar.symbol not in index:
+        column, first_ns, last_ns = spans.get(bar.symbol, (0, 1, 0))
+        if not first_ns <= bar.open_ns <= last_ns:
             counts.unchecked += 1
             continue
-        place = panel.place(bar.open_ns)
-        row = (
-            panel.values[place, index[bar.symbol]]
-            if place < len(panel.open_ns) and panel.open_ns[place] == bar.open_ns
-            else None
-        )
-        absent = row is None or bool(np.isnan(row[3]))
-        if absent and bar.flag is BarFlag.EMPTY:
+        row = panel.values[panel.place(bar.open_ns), column]
+        if not np.isnan(row[3]):
+            counts.take(bar, tuple(row.tolist()))
+        elif bar.flag is BarFlag.EMPTY:
             counts.equal += 1
         else:
-            counts.take(bar, None if row is None or absent else tuple(row.tolist()))
+            counts.take(bar, None)
     return counts

@@ -20,6 +20,7 @@ from daemon.domain.events import (
     Action,
     BarClosed,
     Booked,
+    Candle,
     Command,
     Decide,
     Decided,
@@ -156,9 +157,8 @@ class Watcher:
             stretch.trades.add(event)  # type: ignore[arg-type]
         elif kind is Book:
             self._books.setdefault(event.symbol, deque(maxlen=BOOKS_KEPT)).append(event)  # type: ignore[union-attr,arg-type]
-        elif isinstance(event, (History, Repair)):
-            for tick in event.ticks:
-                stretch.trades.add(tick)
+        elif isinstance(event, (History, Repair, Candle)):
+            _fetched(stretch, event)
         elif isinstance(event, WorkerUp):
             stretch.models.append((self._column, event))
         elif isinstance(event, Command):
@@ -263,6 +263,17 @@ class Watcher:
         window, closes = buffers.window(count), buffers.closes(count)
         for place in range(count):
             columns[int(closes[place])] = window[:, place].copy()
+
+
+def _fetched(stretch: Stretch, event: History | Repair | Candle) -> None:
+    """Take trades and bars that came by request."""
+    if isinstance(event, Candle):
+        bars: tuple[Bar, ...] = () if event.bar is None else (event.bar,)
+    else:
+        bars = event.bars if isinstance(event, History) else ()
+        for tick in event.ticks:
+            stretch.trades.add(tick)
+    stretch.bars.update({(event.symbol, bar.close_ns): bar for bar in bars})
 
 
 def moment_of(engine: Engine, without: set[str] | tuple[str, ...]) -> Moment | None:

@@ -56,12 +56,20 @@ class Hiring:
         self._any = any_model
 
     def hire(self, model: str, trained_ns: int, asked: list[Asked]) -> Worker:
-        """Return a worker that serves a model, or the recorded answers where it cannot be had."""
+        """Return a worker that serves a model, or the recorded answers where it cannot be had.
+
+        Raises
+        ------
+        ConfigError
+            The strategy of a given configuration cannot be set up.
+        """
         name = model.partition(":")[2]  # as in `ballast replay`: "lstm:<id>", baselines have no id
         setup = msgspec.structs.replace(self._config.setup, models_dir=str(self._registry / name) if name else "")
         try:
             worker = InlineWorker(msgspec.structs.replace(self._config, setup=setup))
         except ValueError as error:
+            if self._any:
+                raise ConfigError(str(error)) from None
             self.problem = self.problem or str(error)
             return Answers(asked, model, trained_ns)
         if worker.ready.model != model and not self._any:

@@ -25,7 +25,7 @@ from daemon.domain.market import NS_PER_S
 from daemon.domain.orders import Cause
 from daemon.outlets.journal import EffectsHash, Frame, Header, Journal, Lost, Opened, Piece, read_journal
 from daemon.service import wiring
-from tests.backtest.parity_kit import BAR_NS, Recorded, settings_of
+from tests.backtest.parity_kit import BAR_NS, WARM, Recorded, settings_of
 
 BARS = 16
 
@@ -197,6 +197,16 @@ def test_a_configuration_for_another_market_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_strategy_that_cannot_be_set_up_is_refused(tmp_path: Path) -> None:
+    """A given configuration must work: one line, no recorded answers in its place."""
+    folder = recorded(tmp_path).close()
+    broken = settings_of(tmp_path / "other", state_dir=str(tmp_path / "var"), strategy="parity_none:None")
+
+    with pytest.raises(ConfigError, match="parity_none") as error:
+        parity(folder, settings=broken)
+    assert "\n" not in str(error.value)
+
+
 def test_f22_a_trade_that_came_late_breaks_bars(tmp_path: Path) -> None:
     """F22: the bar was closed by time; decisions still agree, since both sides had that bar."""
     run = recorded(tmp_path)
@@ -217,6 +227,7 @@ def test_candles_are_compared_too(tmp_path: Path, spoil: float, ok: bool) -> Non
 
     assert [one.source for one in result.bars] == ["trades", "candles"]
     assert result.bars[1].equal + result.bars[1].different == 2 * (BARS - 1)
+    assert result.bars[0].unchecked == result.bars[1].unchecked == 2 * WARM
     assert (result.ok, result.bars[1].different) == (ok, 0 if ok else 2)
 
 

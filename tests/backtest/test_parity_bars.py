@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -93,24 +94,36 @@ def panel(values: list[list[float]]) -> Panel:
     [
         ([100.0, 100.0, 100.0, 100.0, 1.0], (1, 0, 0)),
         ([100.0, 100.0, 100.0, 100.0, 1.5], (0, 1, 0)),
-        ([float("nan")] * 5, (0, 0, 1)),
     ],
 )
 def test_candles_are_compared_field_by_field(candle: list[float], counted: tuple[int, int, int]) -> None:
-    """Equal, another volume, no candle; what the file has no row for at all is missing too."""
+    """Equal, another volume."""
     bars, _ = built([tick(1, 5, 100.0)])
     counts = check_candles(bars, panel([candle]))
-    beyond = check_candles([bars[0]], panel([candle]).part(0, 0))
 
     assert (counts.equal, counts.different, counts.missing) == counted
-    assert beyond.missing == 1
+
+
+def test_a_hole_in_a_file_is_missing_and_what_it_does_not_cover_is_not_checked() -> None:
+    """Between a file's first and last row every bar must be there; before and behind it nothing is known."""
+    bars, _ = built([tick(at, 60 * at + 5, 100.0) for at in range(5)])
+    hole, row = [float("nan")] * 5, [100.0, 100.0, 100.0, 100.0, 1.0]
+    counts = check_candles(bars, panel([hole, row, hole, row, hole]))
+    nothing = check_candles(bars, panel([hole, hole]))
+
+    assert len(bars) == 5
+    assert (counts.equal, counts.different, counts.missing, counts.unchecked) == (2, 0, 1, 2)
+    assert nothing.unchecked == 5
 
 
 def test_a_bar_without_trades_needs_no_candle() -> None:
     """Venues leave such candles out, or repeat the price."""
     empty = Bar(PAIR, START_NS, START_NS + BAR_NS, 9.0, 9.0, 9.0, 9.0, 0.0, 0, -1, -1, BarFlag.EMPTY)
 
-    assert check_candles([empty], panel([[float("nan")] * 5])).equal == 1
+    around = [9.0, 9.0, 9.0, 9.0, 1.0]
+    middle = msgspec.structs.replace(empty, open_ns=START_NS + BAR_NS, close_ns=START_NS + 2 * BAR_NS)
+
+    assert check_candles([middle], panel([around, [float("nan")] * 5, around])).equal == 1
     assert check_candles([empty], panel([[9.0, 9.0, 9.0, 9.0, 0.0]])).equal == 1
     assert check_candles([empty], panel([[9.0, 9.0, 9.0, 9.0, 2.0]])).different == 1
     assert TradeBars(BAR_NS).check([empty]).equal == 1

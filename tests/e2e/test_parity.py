@@ -79,7 +79,8 @@ def test_decisions_are_identical_and_the_gap_is_explained(run: Run, tmp_path: Pa
     assert len([one for one in orders if one["filled"] and one["backtest_filled"]]) >= 5
     assert all(one["equal"] for one in orders if one["number"] in {row["number"] for row in made})
     trades, files = found["bars"]
-    assert trades["equal"] == files["equal"] + files["unchecked"] > 20
+    assert trades["equal"] > 20
+    assert files["equal"] > trades["equal"]  # what was fetched to warm up, too
     gap = found["gap"]
     assert max(gap["residual_bps"], gap["worst_bps"]) < 1.0
     assert float(gap["total"]) == pytest.approx(
