@@ -98,6 +98,15 @@ def read_space(path: Path, settings: Settings) -> Space:
     return space
 
 
+def highest(space: Space, key: str) -> int:
+    """Return the largest whole number that a key may take, 0 when it is not searched."""
+    one = space.get(key)
+    if isinstance(one, IntDistribution):
+        return one.high
+    choices = one.choices if isinstance(one, CategoricalDistribution) else ()
+    return max((value for value in choices if isinstance(value, int)), default=0)
+
+
 def space_text(space: Space) -> dict[str, str]:
     """Return each key's range in words, for results and for comparing studies."""
     return {key: str(one) for key, one in sorted(space.items())}

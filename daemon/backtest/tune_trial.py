@@ -1,5 +1,6 @@
 """One piece of a study: a configuration on one fold. Pure, so it may be done again on another machine."""
 
+from contextlib import nullcontext
 from typing import Final, NamedTuple
 
 import msgspec
@@ -10,10 +11,11 @@ from daemon.backtest.folds import Fold
 from daemon.backtest.history import Panel
 from daemon.backtest.metrics import daily_returns, metrics, turned_over
 from daemon.backtest.record import Record
-from daemon.backtest.run import prepare, worker_config
+from daemon.backtest.run import inline_worker, prepare
+from daemon.backtest.tune_models import FromShelf, one_thread, registry
 from daemon.domain.errors import Fatal
 from daemon.domain.signal import NoReason
-from daemon.edge.worker_child import InlineWorker
+from daemon.service.training import TRAINABLE
 from daemon.settings import Settings
 
 REASON_CHARS_MAX: Final = 300
@@ -21,10 +23,11 @@ NO_REASONS: Final = frozenset(map(str, NoReason))
 
 
 class Ground(NamedTuple):
-    """What all trials of a study run on."""
+    """What all trials of a study run on; ``shelf`` is a folder for models that were trained before, "" for none."""
 
     panel: Panel
     folds: tuple[Fold, ...]
+    shelf: str = ""
 
 
 class Piece(NamedTuple):
@@ -77,24 +80,31 @@ def one_line(text: str) -> str:
 
 
 def _run(ground: Ground, piece: Piece) -> FoldRun | Refused:
-    fold = ground.folds[piece.fold]
+    fold, settings = ground.folds[piece.fold], piece.settings
     panel = ground.panel.part(0, fold.last)
-    try:
-        worker = InlineWorker(worker_config(piece.settings))
-    except ValueError as error:
-        return Refused(one_line(str(error)))
     opening_ns = int(panel.open_ns[fold.first])
-    if worker.ready.trained_ns > opening_ns:
-        return Refused(
-            f"model {worker.ready.model} has seen bars after the fold begins "
-            f"({np.datetime64(opening_ns, 'ns').astype('datetime64[s]')}Z): its results would be hindsight"
-        )
-    session = prepare(piece.settings, panel, first=fold.first, worker=worker)
-    record = session.run()
+    learns = settings.forecast.model in TRAINABLE
+    with registry(ground.shelf) if learns else nullcontext() as models:
+        worker = inline_worker(settings, models)
+        walk = None
+        if models is not None and worker.ready.learns:
+            one_thread()
+            every_ns = settings.backtest.retrain_every_ns
+            walk = FromShelf(
+                settings, panel, shelf=ground.shelf, models=models, worker=worker, every_ns=every_ns, say=lambda _: None
+            )
+        elif worker.ready.trained_ns > opening_ns:
+            return Refused(
+                f"model {worker.ready.model} has seen bars after the fold begins "
+                f"({np.datetime64(opening_ns, 'ns').astype('datetime64[s]')}Z): its results would be hindsight"
+            )
+        session = prepare(settings, panel, first=fold.first, worker=worker, retrain=walk)
+        record = session.run()
     none = [step for step in record.steps if step.outcome in NO_REASONS]
     if len(none) == len(record.steps):
         last = f": {none[-1].outcome}: {none[-1].detail}" if none else ""
-        return Refused(one_line(f"not one decision in {len(none)} bars{last}"))
+        training = f"; training: {walk.failed[-1]}" if walk is not None and walk.failed else ""
+        return Refused(one_line(f"not one decision in {len(none)} bars{last}{training}"))
     raised = sum(step.outcome == NoReason.STRATEGY_RAISED for step in none)
     return _figures(fold, record, fees=float(session.engine.state.account.fees_quote), raised=raised)
 

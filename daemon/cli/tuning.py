@@ -48,14 +48,18 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
     folder = out if out is not None else settings.state_path / "tune" / name
     from daemon.backtest.scale import Spread, crew_of
     from daemon.backtest.tune import Plan, identity_of, run_study
+    from daemon.backtest.tune_models import sweep
     from daemon.backtest.tune_result import result_of, write_result
-    from daemon.backtest.tune_space import default_space, read_space
+    from daemon.backtest.tune_space import default_space, highest, read_space
     from daemon.backtest.tune_store import open_store
     from daemon.backtest.tune_trial import Ground, run_piece
 
     chosen = read_space(space, settings) if space is not None else default_space(settings)
     panel, begin = _panel(settings, data, start, end)
-    ground = Ground(panel, _folds(settings, panel, begin, folds=folds, embargo=embargo))
+    purge = max(settings.forecast.horizon_bars, highest(chosen, "forecast.horizon_bars"))
+    ground = Ground(
+        panel, _folds(panel, begin, folds=folds, purge=purge, embargo=embargo), str(folder.absolute() / "models")
+    )
     plan = Plan(settings, chosen, ground, seed, batch)
     spread = Spread(ray=ray, jobs=jobs or len(os.sched_getaffinity(0)))
     url = study or f"sqlite:///{(folder / 'study.db').absolute()}"
@@ -64,6 +68,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
         crew_of(spread, run_piece, plan.ground) as crew,
         _bar(trials) as progress,
     ):
+        sweep(ground.shelf)
         if store.restarted:
             typer.echo(f"{store.restarted} trials were cut short by the end of an earlier run: tried again", err=True)
         typer.echo(f"{trials} trials on {len(plan.ground.folds)} folds, {crew.where}; study {store.url}", err=True)
@@ -103,7 +108,7 @@ def _panel(settings: "Settings", data: Path | None, start: str, end: str) -> "tu
     return panel, 0 if start_ns is None else panel.place(start_ns)
 
 
-def _folds(settings: "Settings", panel: "Panel", begin: int, *, folds: int, embargo: int) -> "tuple[Fold, ...]":
+def _folds(panel: "Panel", begin: int, *, folds: int, purge: int, embargo: int) -> "tuple[Fold, ...]":
     """Return the folds of the bars from ``begin`` on."""
     from daemon.backtest.folds import Fold, walk_forward
 
@@ -112,7 +117,7 @@ def _folds(settings: "Settings", panel: "Panel", begin: int, *, folds: int, emba
         made = walk_forward(
             bars,
             folds=folds,
-            purge=settings.forecast.horizon_bars,
+            purge=purge,
             embargo=embargo if embargo >= 0 else int(bars * EMBARGO_SHARE),
         )
     except ValueError as error:

@@ -99,7 +99,7 @@ def test_with_the_engine_too(plan: Plan, tmp_path: Path) -> None:
     assert len({member["return"] for member in one["all"]}) > 1
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_answers_in_any_order_the_same_study(plan: Plan, url: str, whole: dict[str, Any], seed: int) -> None:
     """Workers that answer the last piece first, or at random, lead to the same trials and the same reasons."""
 
@@ -141,7 +141,7 @@ def test_a_study_that_has_enough_does_nothing(plan: Plan, url: str, whole: dict[
     assert len(trials_in(url)) == WHOLE
 
 
-@pytest.mark.parametrize("writes", [0, 1, 3, 4, 5, 7, 8, 9, 17, 24, 27])
+@pytest.mark.parametrize("writes", [0, 3, 4, 6, 8, 17, 27])
 def test_cut_short_anywhere_and_begun_again(plan: Plan, url: str, whole: dict[str, Any], writes: int) -> None:
     """Whether it ends while trials are asked for, run or told: begun again it is the same study, each slot over once."""
     with pytest.raises(KeyboardInterrupt), open_store(url, name=NAME, identity=identity_of(plan)) as store:
