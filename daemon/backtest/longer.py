@@ -1,4 +1,4 @@
-"""Candles of a longer interval than the bar's, merged once from a panel: daily ones for CVaR, hourly ones for ATR."""
+"""Bars cut from a panel: those before a run begins, and candles of a longer interval, daily for CVaR, hourly for ATR."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,3 +50,18 @@ def _merge(symbol: str, open_ns: int, close_ns: int, rows: NDArray[np.float64]) 
         -1,
         BarFlag.BACKFILLED,
     )
+
+
+def past_bars(panel: Panel, number: int, begin: int, end: int) -> tuple[Bar, ...]:
+    """Return a symbol's bars from place ``begin`` up to ``end``, holes filled as the daemon fills them."""
+    symbol = panel.symbols[number]
+    bars: list[Bar] = []
+    for place, row in enumerate(panel.values[begin : max(begin, end), number].tolist(), start=begin):
+        at = int(panel.open_ns[place])
+        o, h, low, c, v = row
+        if c == c:  # noqa: PLR0124 - NaN is the only number that differs from itself
+            bars.append(Bar(symbol, at, at + panel.bar_ns, o, h, low, c, v, 1, -1, -1, BarFlag.BACKFILLED))
+        elif bars:
+            c = bars[-1].close
+            bars.append(Bar(symbol, at, at + panel.bar_ns, c, c, c, c, 0.0, 0, -1, -1, BarFlag.EMPTY))
+    return tuple(bars)

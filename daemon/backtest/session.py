@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from daemon.backtest.history import Panel
-from daemon.backtest.longer import Longer
+from daemon.backtest.longer import Longer, past_bars
 from daemon.backtest.record import Record, Served, Worker
 from daemon.backtest.venue import BarVenue, VenueConfig
 from daemon.core.config import EngineConfig
@@ -129,9 +129,14 @@ class Session:
         self._halted_ns = 0
         self._open_weights: list[int] = []
         present = ~np.isnan(panel.values[:, :, 3])
-        self._present = present
+        self._traded: list[bool] = present.any(axis=1).tolist()
         self._begin = [int(column.argmax()) if column.any() else len(column) for column in present.T]
         self._end = [len(column) - int(column[::-1].argmax()) if column.any() else 0 for column in present.T]
+        ends = [
+            (at - int(panel.open_ns[0])) // panel.bar_ns + step for at in self._delisted.values() for step in (0, 1)
+        ]
+        self._listings = frozenset((first, *self._begin, *self._end, *ends))
+        """Places at which somebody may begin or cease to be traded."""
         self._daily = Longer(panel, DAY_NS, DAILY_BARS)
         self._hourly = Longer(panel, HOUR_NS, HOURLY_BARS) if config.limits.volatility_stop else None
 
@@ -164,7 +169,10 @@ class Session:
         self._emit(Link("user", up=True, detail="", ts_ns=now))
         self._emit(Link("market", up=True, detail="", ts_ns=now))
         for number, symbol in enumerate(self._panel.symbols):
-            self._emit(History(symbol, self._past(number), (), -1, partial=False, ts_ns=now))
+            begin = max(self._begin[number], self._first - self.config.backfill_bars)
+            self._emit(
+                History(symbol, past_bars(self._panel, number, begin, self._first), (), -1, partial=False, ts_ns=now)
+            )
         self._candles(self._first, now, always=True)
         self._emit(Reconciled(ok=True, balances=(), breaks=(), external_orders=0, ts_ns=now))
         served = (self._retrain(now) if self._retrain is not None else None) or self._worker.ready
@@ -175,12 +183,13 @@ class Session:
         """Live through one bar."""
         panel = self._panel
         open_ns = int(panel.open_ns[place])
-        if not self._present[place].any():
+        if not self._traded[place]:
             self._outage(open_ns)
             return
         close_ns = open_ns + panel.bar_ns
-        self._list(place, open_ns)
-        self._back(open_ns)
+        if place in self._listings or not self.engine.state.links["market"]:
+            self._list(place, open_ns)
+            self._back(open_ns)
         bars = self._bars(place, row, open_ns, close_ns)
         self._now_ns = open_ns
         opened = not self.venue.idle
@@ -239,10 +248,9 @@ class Session:
         """Return the bars of the listed symbols, EMPTY where there was no trade."""
         bars: list[Bar] = []
         markets = self.engine.state.markets
-        present = self._present[place]
         for number, symbol in enumerate(self._panel.symbols):
-            if present[number]:
-                o, h, low, c, v = row[number]
+            o, h, low, c, v = row[number]
+            if c == c:  # noqa: PLR0124 - NaN is the only number that differs from itself
                 bars.append(
                     Bar(symbol, open_ns, close_ns, o, h, low, c, v, 1, -1, -1, BarFlag.LIVE if v else BarFlag.EMPTY)
                 )
@@ -259,7 +267,7 @@ class Session:
         step = self._panel.bar_ns
         markets = self.engine.state.markets
         ends = {symbol: market.bar for symbol, market in markets.items() if market.bar is not None}
-        newest = max(bar.close_ns for bar in ends.values())
+        newest = max((bar.close_ns for bar in ends.values()), default=until_ns)
         for close_ns in range(newest + step, until_ns + 1, step):
             bars = tuple(
                 Bar(s, close_ns - step, close_ns, b.close, b.close, b.close, b.close, 0.0, 0, -1, -1, BarFlag.EMPTY)
@@ -379,21 +387,3 @@ class Session:
         weights = state.weights(equity) if equity is not None else (0.0,) * len(state.symbols)
         self.record.weights.extend((step, weights) for step in self._open_weights)
         self._open_weights.clear()
-
-    def _past(self, number: int) -> tuple[Bar, ...]:
-        """Return a symbol's bars before the first one traded, holes filled as the daemon fills them."""
-        panel = self._panel
-        begin = max(self._begin[number], self._first - self.config.backfill_bars)
-        if begin >= self._first:
-            return ()
-        symbol = panel.symbols[number]
-        bars: list[Bar] = []
-        for place, row in enumerate(panel.values[begin : self._first, number].tolist(), start=begin):
-            at = int(panel.open_ns[place])
-            o, h, low, c, v = row
-            if c == c:  # noqa: PLR0124 - NaN is the only number that differs from itself
-                bars.append(Bar(symbol, at, at + panel.bar_ns, o, h, low, c, v, 1, -1, -1, BarFlag.BACKFILLED))
-            elif bars:
-                c = bars[-1].close
-                bars.append(Bar(symbol, at, at + panel.bar_ns, c, c, c, c, 0.0, 0, -1, -1, BarFlag.EMPTY))
-        return tuple(bars)

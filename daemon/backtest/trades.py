@@ -5,6 +5,7 @@ trade at half of ``backtest.spread_bps`` and told with each second that matters,
 """
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any, Final
@@ -112,7 +113,7 @@ class TradeSession(Session):
         """Live through the trades of one bar, up to the decision on it."""
         panel = self._panel
         open_ns = int(panel.open_ns[place])
-        if not self._present[place].any():
+        if not self._traded[place]:
             self._outage(open_ns)
             return
         close_ns = open_ns + panel.bar_ns
@@ -130,7 +131,7 @@ class TradeSession(Session):
                 self._until(now)
                 self._tick_clock(now)
         self._volumes = {
-            symbol: row[at][4] if self._present[place][at] else 0.0 for at, symbol in enumerate(panel.symbols)
+            symbol: 0.0 if math.isnan(row[at][4]) else row[at][4] for at, symbol in enumerate(panel.symbols)
         }
 
     def _until(self, time_ns: int) -> None:
