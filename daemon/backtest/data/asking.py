@@ -44,6 +44,7 @@ class Asker:
         self.exchange = exchange
         self._lane = Lane(exchange, quota=quota or Quota(Clock(), patience_s=PATIENCE_S))
         self._known = False
+        self._loaded = bool(exchange.markets)
 
     async def ask(self, what: str, pair: str, request: Callable[[], Awaitable[T]]) -> T:
         """Return an answer about a pair; ``what`` is asked for is named in errors.
@@ -60,6 +61,7 @@ class Asker:
         wait_s = RETRY_S
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
+                await self._load()
                 return await self._once(request)
             except VenueBusy as busy:
                 raise Unreachable(f"{name}: no {what} of {pair}: {busy}; run it again then, it goes on") from None
@@ -95,12 +97,27 @@ class Asker:
             _whole(reply.body)
         return answer
 
+    async def _load(self) -> None:
+        """Read the exchange's markets once; ccxt takes half an answer for an exchange without any. Raises what ccxt raises."""
+        if self._loaded:
+            return
+
+        async def load() -> None:
+            await self.exchange.load_markets(True)
+            if not self.exchange.markets:
+                raise ValueError("an answer without markets")
+
+        await self._once(load)
+        self._loaded = True
+
     async def _learn_limit(self, pair: str) -> None:
         """Read once how much weight a minute allows: history stops at 60 % of it, the rest is the daemon's."""
         if self._known or not str(self.exchange.id).startswith("binance"):
             return
         self._known = True
-        with contextlib.suppress(ccxt.BaseError, VenueBusy):  # it is courtesy; the request itself tells what is wrong
+        with contextlib.suppress(
+            ccxt.BaseError, VenueBusy, *BROKEN
+        ):  # it is courtesy; the request itself tells what is wrong
             symbol = pair.replace("/", "")
             answer = await self._once(lambda: self.exchange.publicGetExchangeInfo({"symbol": symbol}))
             self._lane.quota.budget.limit = weight_per_minute(answer)

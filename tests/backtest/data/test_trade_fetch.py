@@ -243,6 +243,20 @@ async def test_broken_answers_are_asked_for_again(
     assert whole(tmp_path)
 
 
+@pytest.mark.parametrize("action", [Action.HTML, Action.BROKEN, Action.ERROR])
+async def test_broken_rules_do_not_end_a_fetch(
+    sim: SimulatedExchange, asker: asking.Asker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Action
+) -> None:
+    """The exchange's limits are asked for as a courtesy, its markets are asked for again."""
+    monkeypatch.setattr(asking, "RETRY_S", 0.001)
+    now = await present(asker)
+    rule = sim.faults.add(FaultRule(match="GET /api/v3/exchangeInfo", action=action, times=2, status=503))
+    await fetch(asker, tmp_path, now - 120 * S, now - 60 * S)
+
+    assert sim.faults.fired(rule) == 2
+    assert whole(tmp_path)
+
+
 async def test_trades_left_out_of_an_answer_are_asked_for_again(
     sim: SimulatedExchange, asker: asking.Asker, tmp_path: Path
 ) -> None:
