@@ -111,6 +111,7 @@ class Recorded:
         self.trades: dict[str, list[tuple[int, float, float]]] = {symbol: [] for symbol in SYMBOLS}
         self.fills = 0
         self.fee_asset = ""
+        self.maker = False
         self.share: tuple[float, ...] = (0.0, 0.5, 1.0, 1.0)
 
     # ------------------------------------------------------------------ the run
@@ -227,6 +228,7 @@ class Recorded:
         base, _, quote = intent.symbol.partition("/")
         if qty:
             price = Decimal(repr(book.ask if buy else book.bid)) + (rules.tick if buy else -rules.tick)
+            price = intent.limit if self.maker else price
             fee = (qty if buy else qty * price) * Decimal("0.00075")
             self.fills += 1
             self.runner.emit(
@@ -240,7 +242,7 @@ class Recorded:
                     price=price,
                     fee=fee.quantize(Decimal("1e-8")),
                     fee_asset=self.fee_asset or (base if buy else quote),
-                    maker=False,
+                    maker=self.maker,
                     ts_event_ns=self.now_ns,
                     source="paper",
                 )

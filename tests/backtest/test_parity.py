@@ -20,9 +20,9 @@ from daemon.backtest.parity_twin import Twin
 from daemon.backtest.replay import replay
 from daemon.backtest.run import venue_config
 from daemon.domain.errors import ConfigError
-from daemon.domain.events import Action, Command, Flow
-from daemon.domain.market import NS_PER_S
-from daemon.domain.orders import Cause
+from daemon.domain.events import Action, Booked, Command, Flow
+from daemon.domain.market import NS_PER_S, Book
+from daemon.domain.orders import Cause, Fill, Side
 from daemon.outlets.journal import EffectsHash, Frame, Header, Journal, Lost, Opened, Piece, read_journal
 from daemon.service import wiring
 from tests.backtest.parity_kit import BAR_NS, WARM, Recorded, settings_of
@@ -334,6 +334,62 @@ def test_the_backtest_fills_at_its_own_prices(tmp_path: Path) -> None:
         assert close_ns in opens
         assert one.arrival == Decimal(repr(float(row[0])))
         assert one.touch == one.arrival * (1 + half)
+
+
+def test_recorded_executions_meet_the_last_book_before_them(tmp_path: Path) -> None:
+    """The kit's venue fills a tick beyond the touch of the book it shows: that book is found, its middle is the arrival."""
+    run = recorded(tmp_path)
+    run.close()
+    stretch, _, _ = twinned(run)
+
+    assert len(stretch.executions) == run.fills > 5
+    for one in stretch.executions:
+        sign = 1 if one.fill.side == "buy" else -1
+        assert one.fill.price - one.touch == sign * Decimal("0.01")
+        assert 0 < sign * (one.touch - one.arrival) / one.arrival < Decimal("0.00012")
+
+
+def test_a_maker_stands_at_its_own_price(tmp_path: Path) -> None:
+    """A resting order's touch is its price, on both sides: what it earns against the middle is spread, never impact."""
+    run = Recorded(tmp_path, chance=9, execution={"order": "limit"})
+    run.maker = True
+    result = parity(run.start().bars(BARS).close())
+    stretch, twin, _ = twinned(run)
+
+    agree(result)
+    assert all(one.touch == one.fill.price for one in stretch.executions)
+    assert all(one.touch == one.arrival == one.fill.price for one in twin.told.executions if one.fill.maker)
+    assert [one for one in twin.told.executions if one.fill.maker]
+
+
+def test_times_of_a_venue_are_turned_into_our_own(tmp_path: Path) -> None:
+    """Live, an execution is dated by the venue's clock: ours being ahead, the book it met is looked for later by as much."""
+    run = Recorded(tmp_path, mode="live", live_confirm="main", chance=4)
+    run.start().bars(3)
+    watcher = Watcher()
+    engine = run.runner.engine
+    books = [Book("BTC/USDT", 100.0 + at, 1.0, 101.0 + at, 1.0, at * NS_PER_S) for at in range(5)]
+    fill = Fill(
+        symbol="BTC/USDT",
+        trade_id="9",
+        client_id="x",
+        venue_id="1",
+        side=Side.BUY,
+        qty=Decimal(1),
+        price=Decimal(103),
+        fee=Decimal(0),
+        fee_asset="USDT",
+        maker=False,
+        ts_event_ns=NS_PER_S + 1,
+        source="stream",
+    )
+    engine.state.offset_ns = 2 * NS_PER_S
+    for one in books:
+        watcher(engine, one, ())
+    watcher(engine, fill, (Booked(fill, None),))
+    (met,) = watcher.stretches[-1].executions
+
+    assert (met.arrival, met.touch) == (Decimal("103.5"), Decimal(104))
 
 
 # ---------------------------------------------------------------------------------------------- what it looks like
