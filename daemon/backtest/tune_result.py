@@ -27,8 +27,13 @@ RESULT_FILE: Final = "study.json"
 YEAR: Final = float(np.sqrt(DAYS_PER_YEAR))
 
 
-def result_of(plan: Plan, attempts: list[Attempt], *, name: str) -> dict[str, Any]:
-    """Return the result as JSON values; it holds no time of day and no duration: the same study gives the same bytes."""
+def result_of(
+    plan: Plan, attempts: list[Attempt], *, name: str, alone: Mapping[int, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return the result as JSON values; it holds no time of day and no duration: the same study gives the same bytes.
+
+    ``alone`` are the figures of `daemon.backtest.tune_assets.each_alone` for the front's trials, None: not asked for.
+    """
     states = [one.state for one in attempts]
     luck = _luck(attempts)
     return {
@@ -43,7 +48,9 @@ def result_of(plan: Plan, attempts: list[Attempt], *, name: str) -> dict[str, An
         "space": space_text(plan.space),
         "identity": identity_of(plan),
         "folds": [_window(plan, fold) for fold in plan.ground.folds],
-        "front": [_member(one, luck) for one in pareto(attempts)],
+        "front": [
+            {**_member(one, luck), **({} if alone is None else {"alone": alone[one.slot]})} for one in pareto(attempts)
+        ],
         "luck": luck,
         "overfitting": _overfitting(attempts),
         "walk_forward": walk_forward_choice(attempts),

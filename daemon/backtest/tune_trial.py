@@ -30,11 +30,15 @@ class Ground(NamedTuple):
     shelf: str = ""
 
 
+EVERY: Final = -1
+
+
 class Piece(NamedTuple):
-    """A configuration, and the number of the fold it is to run on."""
+    """A configuration, the number of the fold it is to run on, and the index of the pair it may trade, `EVERY` for all."""
 
     settings: Settings
     fold: int
+    pair: int = EVERY
 
 
 class FoldRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +86,11 @@ def one_line(text: str) -> str:
 def _run(ground: Ground, piece: Piece) -> FoldRun | Refused:
     fold, settings = ground.folds[piece.fold], piece.settings
     panel = ground.panel.part(0, fold.last)
+    if piece.pair != EVERY:
+        symbol = panel.symbols[piece.pair]
+        values = panel.values[:, piece.pair : piece.pair + 1]
+        panel = panel._replace(symbols=(symbol,), values=values, digest=f"{panel.digest} {symbol}")
+        settings = settings.model_copy(update={"universe": (symbol,)})
     opening_ns = int(panel.open_ns[fold.first])
     learns = settings.forecast.model in TRAINABLE
     with registry(ground.shelf) if learns else nullcontext() as models:

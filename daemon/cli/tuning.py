@@ -39,6 +39,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Trials asked for at once.")] = 8,
     ray: Annotated[str, typer.Option(metavar="auto|ADDRESS|off", help="Where the work is done.")] = "off",
     jobs: Annotated[int, typer.Option(min=0, max=1024, help="Local processes; 0: one per core.")] = 0,
+    alone: Annotated[bool, typer.Option("--alone", help="Run the front on each pair alone, too.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="<state_dir>/tune/<name> when left out.")] = None,
     config: Config = None,
     json: Json = False,
@@ -47,7 +48,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
     settings = settings_from(config)
     folder = out if out is not None else settings.state_path / "tune" / name
     from daemon.backtest.scale import Spread, crew_of
-    from daemon.backtest.tune import Plan, identity_of, run_study
+    from daemon.backtest.tune import Plan, identity_of, pareto, run_study
+    from daemon.backtest.tune_assets import each_alone
     from daemon.backtest.tune_models import sweep
     from daemon.backtest.tune_result import result_of, write_result
     from daemon.backtest.tune_space import default_space, highest, read_space
@@ -73,7 +75,8 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
             typer.echo(f"{store.restarted} trials were cut short by the end of an earlier run: tried again", err=True)
         typer.echo(f"{trials} trials on {len(plan.ground.folds)} folds, {crew.where}; study {store.url}", err=True)
         attempts = run_study(plan, store, crew, trials=trials, progress=progress)
-    result = result_of(plan, attempts, name=name)
+        pairs = each_alone(plan, crew, pareto(attempts)) if alone else None
+    result = result_of(plan, attempts, name=name, alone=pairs)
     path = write_result(folder, result)
     if json:
         print_json(result)
@@ -142,6 +145,7 @@ def _show(result: dict[str, Any]) -> None:
                 "turnover/day": percent(one["turnover"]),
                 "sharpe": "-" if one["sharpe"] is None else f"{one['sharpe']:.2f}",
                 "deflated": percent(one["deflated_sharpe"]),
+                **({"pairs up": _pairs_up(one["alone"])} if "alone" in one else {}),
                 **{key: one["params"][key] for key in names},
             }
             for one in front
@@ -162,6 +166,11 @@ def _show(result: dict[str, Any]) -> None:
             f"fold {one['fold']}: chosen by the folds before, trial {one['trial']} returned {percent(one['return'])}, "
             f"the median trial {percent(one['median_return'])}"
         )
+
+
+def _pairs_up(alone: dict[str, Any]) -> str:
+    """Return on how many pairs alone a trial earned something."""
+    return f"{sum(one.get('return', 0.0) > 0.0 for one in alone.values())} of {len(alone)}"
 
 
 @contextmanager

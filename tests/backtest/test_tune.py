@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from daemon.backtest.history import make_panel
 from daemon.backtest.run import backtest
-from daemon.backtest.scale import Here
+from daemon.backtest.scale import Here, Spread, crew_of
 from daemon.backtest.tune import (
     PRUNE_MARGIN,
     PRUNE_TRIALS_MIN,
@@ -26,11 +27,13 @@ from daemon.backtest.tune import (
     pruned,
     run_study,
 )
+from daemon.backtest.tune_assets import each_alone
 from daemon.backtest.tune_result import distinct, result_of, sharpe_of, walk_forward_choice, write_result
 from daemon.backtest.tune_sample import DIRECTIONS, RANDOM_TRIALS, Tried, propose
+from daemon.backtest.tune_space import settings_with
 from daemon.backtest.tune_store import STALE, Store, open_store
 from daemon.backtest.tune_trial import FoldRun, Piece, Refused, run_piece
-from tests.backtest.tune_kit import NAME, alone, candles, made_up, make_plan, settings_of, study, trials_in
+from tests.backtest.tune_kit import HOUR_NS, NAME, alone, candles, made_up, make_plan, settings_of, study, trials_in
 
 WHOLE = 14
 """Trials of the study that others are compared with: three batches of four and a half one."""
@@ -334,6 +337,23 @@ def test_an_invalid_combination_is_a_failed_trial(tmp_path: Path) -> None:
     assert all(
         "risk.exit_collar = " in one["reason"] and "tighter than price_collar" in one["reason"] for one in failed
     )
+
+
+def test_every_pair_alone(plan: Plan) -> None:
+    """Each figure is that of a run in which the other pair does not exist, whoever does the work."""
+    one = Attempt(3, "complete", {"strategy_params.lookback": 24, "risk.max_weight": 0.5}, None, (), "")
+    with crew_of(Spread(jobs=2), run_piece, plan.ground) as crew:
+        found = each_alone(plan, crew, [one, one._replace(slot=4, params={"strategy_params.lookback": 5_000})])
+    alone_panel = make_panel(("BBB/USDT",), HOUR_NS, plan.ground.panel.open_ns, plan.ground.panel.values[:, 1:])
+    settings = settings_with(plan.settings, one.params).model_copy(update={"universe": ("BBB/USDT",)})
+    runs = [run_piece(plan.ground._replace(panel=alone_panel), Piece(settings, fold)) for fold in range(3)]
+
+    assert set(found) == {3, 4}
+    assert set(found[3]) == {"AAA/USDT", "BBB/USDT"}
+    expected = objectives(tuple(run for run in runs if isinstance(run, FoldRun)))
+    assert tuple(found[3]["BBB/USDT"].values()) == expected
+    assert found[3]["AAA/USDT"] != found[3]["BBB/USDT"]
+    assert "not one decision" in found[4]["AAA/USDT"]["reason"]
 
 
 # ---------------------------------------------------------------------------------------------- the result

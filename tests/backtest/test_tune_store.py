@@ -220,13 +220,14 @@ def test_killed_in_the_middle_and_begun_again(arguments: list[str], tmp_path: Pa
 
 def test_the_tables(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The front with its parameters, what failed, what to think of it, and where all of it is."""
-    assert run([*arguments, "--trials", "5", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    assert run([*arguments, "--trials", "5", "--jobs", "1", "--alone", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr()
 
     for words in (
         "return",
         "drawdown",
         "deflated",
+        "pairs up",
         "strategy_params.lookback",
         "probability of overfitting",
         "fold 2:",
