@@ -129,7 +129,7 @@ class Session:
         self._halted_ns = 0
         self._open_weights: list[int] = []
         present = ~np.isnan(panel.values[:, :, 3])
-        self._traded = [bool(one) for one in present.any(axis=1)]
+        self._traded = [bool(row.any()) for row in present]
         self._begin = [int(column.argmax()) if column.any() else len(column) for column in present.T]
         self._end = [len(column) - int(column[::-1].argmax()) if column.any() else 0 for column in present.T]
         ends = [
