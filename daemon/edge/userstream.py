@@ -1,7 +1,6 @@
 """The account's own stream over the websocket API: executions, order states and balances as they happen.
 
-The stream has no memory: whatever happened while it was down is closed by REST, through ``catch_up``, which runs beside
-the reading after every (re)subscription.
+The stream has no memory: after every (re)subscription ``catch_up`` closes by REST, beside the reading, what was missed.
 """
 
 import asyncio
@@ -142,8 +141,7 @@ def decode(frame: bytes | str, *, symbols: Mapping[str, str], recv_ns: int) -> U
         When the frame arrived, ns UTC.
     """
     try:
-        event = _FRAME.decode(frame).event
-        if not event:
+        if not (event := _FRAME.decode(frame).event):
             return UserNews()
         match _KIND.decode(event).kind:
             case "executionReport":
@@ -174,14 +172,12 @@ def _change(change: _Change) -> UserNews:
 
 
 def _report(report: _Report, symbols: Mapping[str, str], recv_ns: int) -> UserNews:
-    symbol = symbols.get(report.symbol)
-    if symbol is None:
+    if (symbol := symbols.get(report.symbol)) is None:
         return UserNews()
     amounts = (report.last_qty, report.filled, report.last_price, report.fee)
     if not all(map(is_sound, amounts)) or report.side not in {"BUY", "SELL"}:
         return UserNews(broken="an amount or side in an executionReport is none")
-    state = STATES.get(report.status)
-    if state is None:
+    if (state := STATES.get(report.status)) is None:
         return UserNews(broken=f"order status {report.status[:40]!r}")
     update = OrderUpdate(
         client_id=report.client_id,
@@ -306,7 +302,7 @@ class UserStream:
             await self._quota.wait()
             started = self._clock.mono_ns()
             backoff.dialled(started / 1e9)
-            up = False
+            up, detail = False, ""
             try:
                 async with connect(
                     self._url,
@@ -328,11 +324,16 @@ class UserStream:
                 if isinstance(error, InvalidStatus):
                     self._quota.see(Reply(error.response.status_code, headers=dict(error.response.headers.raw_items())))
                 detail = self._clean(f"{type(error).__name__}: {error}")
+            except Exception as error:  # no fault of the network: whoever runs us counts it and begins again
+                cause = getattr(error, "exceptions", [error])[0]
+                detail = self._clean(f"{type(cause).__name__}: {cause}")
+                raise
+            finally:
+                if up and detail:  # without one we were cancelled: the daemon stops
+                    self._sinks.gap()
+                    self._emit(Link(feed="user", up=False, detail=detail, ts_ns=self._clock.now_ns()))
             now = self._clock.mono_ns()
             backoff.lived((now - started) / 1e9 if up else 0.0)
-            if up:
-                self._sinks.gap()
-                self._emit(Link(feed="user", up=False, detail=detail, ts_ns=self._clock.now_ns()))
             delay = backoff.delay_s(now / 1e9)
             self._log.warning("userstream.down", detail=detail, retry_s=round(delay, 2))
             await asyncio.sleep(delay)
@@ -343,9 +344,8 @@ class UserStream:
         await socket.send(subscription(self._api_key, self._api_secret, now_ms=now_ms, number=self._number))
         async with asyncio.timeout(ANSWER_S):
             while True:
-                frame = await socket.recv()
                 try:
-                    answer = _FRAME.decode(frame)
+                    answer = _FRAME.decode(await socket.recv())
                 except BROKEN as error:
                     raise LinkDown(f"user stream: broken answer to the subscription: {str(error)[:100]}") from error
                 if answer.id is None or str(answer.id) != str(self._number):

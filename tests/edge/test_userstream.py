@@ -1,16 +1,19 @@
+import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.domain.events import Flow
+from daemon.domain.events import Flow, Link
 from daemon.domain.orders import Fill, OrderState, OrderUpdate
-from daemon.edge.userstream import UserNews, decode, subscription
-from tests.edge.venue_kit import CLOCK, S_NS, Rig, rig, until
+from daemon.edge.userstream import Sinks, UserNews, UserStream, decode, subscription
+from tests.edge.venue_kit import CLOCK, KEY, S_NS, SECRET, Rig, rig, until
 
 D = Decimal
 SYMBOLS = {"BTCUSDT": "BTC/USDT"}
@@ -216,6 +219,60 @@ async def test_terminated_stream_subscribes_again(live: Rig) -> None:
     """The venue ends the subscription: a new one follows."""
     live.sim.users.terminate()
     await until(lambda: live.links() == [True, False, True], 20)
+
+
+@pytest.mark.parametrize("where", ["fill", "catch_up"])
+async def test_f53_a_stream_that_ends_by_a_fault_of_ours_is_down(tmp_path: Path, where: str) -> None:
+    """Whatever ends it, nobody believes that it is up; a cancellation, as at a stop, tells nothing."""
+    told: list[str] = []
+
+    def broken(_fill: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async def broken_catch_up() -> None:
+        raise RuntimeError("a fault of ours")
+
+    async def nothing_missed() -> None:
+        return None
+
+    async with rig(tmp_path) as one:
+
+        def stream(**changes: Any) -> asyncio.Task[None]:
+            sinks = Sinks(
+                update=one.venue.on_update,
+                fill=one.venue.on_fill,
+                gap=lambda: told.append("gap"),
+                catch_up=nothing_missed,
+            )
+            url = f"ws://127.0.0.1:{one.sim.port}"
+            made = UserStream(
+                url,
+                keys=(KEY, SECRET),
+                sinks=replace(sinks, **changes),
+                emit=one.take,
+                clock=CLOCK,
+                symbols={rule.venue_id: rule.symbol for rule in one.instruments.values()},
+            )
+            return asyncio.create_task(made.run())
+
+        failing = stream(**{where: broken if where == "fill" else broken_catch_up})
+        await until(lambda: one.links()[:1] == [True])
+        if where == "fill":
+            await one.submit(one.intent())
+        await until(failing.done)
+
+        assert isinstance(failing.exception(), ExceptionGroup)
+        assert one.links() == [True, False]
+        assert told == ["gap"]
+        assert one.of(Link)[-1].detail == "RuntimeError: a fault of ours"
+
+        stopped = stream()
+        await until(lambda: one.links() == [True, False, True])
+        stopped.cancel()
+        await until(stopped.done)
+
+        assert stopped.cancelled()
+        assert one.links() == [True, False, True]
 
 
 async def test_i11_a_subscription_turned_away_waits_as_told(live: Rig) -> None:
