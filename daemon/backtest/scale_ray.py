@@ -46,16 +46,14 @@ def ray_crew(address: str, work: Work, shared: Any) -> "RayCrew | None":
 class RayCrew:
     """Pieces of work as Ray tasks; what is shared is put into the object store once.
 
-    A task whose worker or node died is run again by Ray, up to `RETRIES` times. Should what is shared be lost with a node,
-    it is put there anew and the open pieces are submitted again.
+    A task whose worker or node died is run again by Ray itself, up to `RETRIES` times.
     """
 
     def __init__(self, ray: Any, work: Work, shared: Any) -> None:
         self._ray = ray
-        self._load = (work, shared)
-        self._shared = ray.put(self._load)
+        self._shared = ray.put((work, shared))
         self._task = ray.remote(num_cpus=1, max_retries=RETRIES, retry_exceptions=False)(_call)
-        self._open: dict[Any, tuple[int, Any, int]] = {}
+        self._open: dict[Any, int] = {}
 
     @property
     def where(self) -> str:
@@ -65,7 +63,7 @@ class RayCrew:
 
     def submit(self, tag: int, item: Any) -> None:
         """Start a task."""
-        self._begin(tag, item, 0)
+        self._open[self._task.remote(self._shared, item)] = tag
 
     def take(self) -> tuple[int, Any]:
         """Wait for the next answer.
@@ -75,23 +73,20 @@ class RayCrew:
         Unreachable
             The cluster has had no CPU left for two minutes.
         WorkersDie
-            A task was lost more often than `RETRIES` allows, here and within Ray.
+            A task was lost more often than `RETRIES` allows.
         """
         errors = self._ray.exceptions
-        while True:
-            reference = self._ready()
-            tag, item, begun = self._open.pop(reference)
-            try:
-                return tag, self._ray.get(reference)
-            except errors.RayTaskError as error:
-                raise error.cause if isinstance(error.cause, Exception) else error from None
-            except errors.RayError as error:
-                if begun >= RETRIES:
-                    raise WorkersDie(
-                        f"a Ray task was lost {begun + 1} times over the same piece of work ({_one_line(error)})"
-                    ) from None
-                self._shared = self._ray.put(self._load)
-                self._begin(tag, item, begun + 1)
+        reference = self._ready()
+        tag = self._open.pop(reference)
+        try:
+            return tag, self._ray.get(reference)
+        except errors.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from None
+        except errors.RayError as error:
+            raise WorkersDie(
+                f"a Ray worker died {RETRIES + 1} times over the same piece of work ({_one_line(error)}); out of memory? "
+                "give its nodes fewer CPUs"
+            ) from None
 
     def close(self) -> None:
         """Cancel what is open and leave the cluster."""
@@ -99,9 +94,6 @@ class RayCrew:
             self._ray.cancel(reference, force=True)
         self._open.clear()
         self._ray.shutdown()
-
-    def _begin(self, tag: int, item: Any, begun: int) -> None:
-        self._open[self._task.remote(self._shared, item)] = (tag, item, begun)
 
     def _ready(self) -> Any:
         """Return the reference of a task that is over."""

@@ -164,9 +164,9 @@ def _session(leader: int) -> list[int]:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster whose every process ends with the test, however that ends."""
+    """A cluster whose every process ends with the tests, however they end."""
     made = Cluster()
     try:
         made.start()
@@ -248,3 +248,74 @@ def _working_node(
         if len(marks) >= HELD_MARKS:
             return next(node for node in nodes if int(marks[-1][0]) in _session(node.pid))
         time.sleep(0.05)
+
+
+PROGRAM = """
+import sys
+from daemon.backtest.scale import Spread, crew_of, in_order
+from daemon.domain.errors import Fatal
+from tests.backtest import test_scale as works
+
+with crew_of(Spread(ray=sys.argv[1], jobs=2), works.scaled, 7) as crew:
+    print("where", crew.where)
+    print("answers", in_order(crew, range(6)))
+with crew_of(Spread(ray=sys.argv[1], jobs=2), works.failing, None) as crew:
+    crew.submit(0, 1)
+    try:
+        crew.take()
+    except Fatal as error:
+        print("raised", type(error).__name__, error)
+with crew_of(Spread(ray=sys.argv[1], jobs=2), works.deadly, None) as crew:
+    try:
+        in_order(crew, [1, 2])
+    except Fatal as error:
+        print("died", type(error).__name__, error)
+print("nothing", in_order(crew, []))
+"""
+
+
+def _said(environment: dict[str, str], ray: str, *, before: str = "") -> dict[str, str]:
+    """Run the program above and return what it said, by its first word."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{before}\n{PROGRAM}", ray],
+        cwd=REPO,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return {word: rest for word, _, rest in (line.partition(" ") for line in done.stdout.splitlines())}
+
+
+@pytest.mark.timeout(900)
+def test_auto_uses_the_cluster_that_the_environment_names(cluster: Cluster) -> None:
+    """Answers, exceptions and deaths are those of local processes."""
+    cluster.join(5)
+    said = _said({**cluster.environment(), "RAY_ADDRESS": cluster.address}, "auto")
+
+    assert said["where"].startswith("Ray: ")
+    assert said["answers"] == "[0, 7, 14, 21, 28, 35]"
+    assert said["raised"] == "ConfigError risk.max_weight = 2: too much"
+    assert said["died"].startswith("WorkersDie a Ray worker died 4 times")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "import sys; sys.modules['ray'] = None",  # what an import finds that was never installed
+        # no cluster among the processes
+        "import functools, ray._private.services as own; own.find_gcs_addresses = functools.lru_cache(set)",
+    ],
+)
+def test_auto_without_a_cluster_works_here(tmp_path: Path, hidden: str) -> None:
+    """No Ray, or no cluster that runs: local processes, the same answers."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    said = _said({**environment, "HOME": str(tmp_path), "RAY_TMPDIR": str(tmp_path)}, "auto", before=hidden)
+
+    assert said["where"] == "2 local processes"
+    assert said["answers"] == "[0, 7, 14, 21, 28, 35]"
+    assert said["raised"] == "ConfigError risk.max_weight = 2: too much"
+    assert said["died"].startswith("WorkersDie a worker process died 4 times")
