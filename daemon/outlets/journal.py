@@ -339,11 +339,15 @@ class Journal:
         with contextlib.suppress(OSError):
             self._file.close()
         self._file = None
-        if self._whole > self._opening_bytes:
-            self._kept.append((self._path, self._whole))
-        else:  # a disk that stays full must not collect an empty file per second
-            self._path.unlink(missing_ok=True)
-            self._index -= 1
+        if self._whole <= self._opening_bytes:  # a disk that stays full must not collect an empty file per second
+            try:
+                self._path.unlink(missing_ok=True)
+            except OSError as error:  # read-only by now: the file keeps its name, the next one gets another
+                self.failure += f"; it cannot be removed: {error.strerror or error}"
+            else:
+                self._index -= 1
+                return
+        self._kept.append((self._path, self._whole))
 
     def _trim(self, room: float) -> None:
         """Remove the oldest segments until the others and ``room`` bytes for the open one fit the bound."""

@@ -238,6 +238,43 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     assert [record.segment for record in records if isinstance(record, Header)] == [0, 1]
 
 
+async def test_f72_a_segment_that_can_be_neither_written_nor_removed_does_no_harm(tmp_path: Path) -> None:
+    """The disk turns at the worst moment, between opening and writing: the flush returns, the rest is recorded later."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    turns = ["turn"]
+
+    def boundary(name: str) -> None:
+        if name == "journal.block.before" and turns:
+            turns.clear()
+            (segment,) = tmp_path.iterdir()
+            segment.rename(aside)
+            segment.mkdir()  # the kernel removes no folder as a file
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+
+    aside = tmp_path.with_name("aside")
+    journal = Journal(tmp_path, 10**9, start_ns=7, boundary=boundary)
+    journal.add_event(Timer(1, 1))
+    try:
+        await journal.flush()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert "File too large; it cannot be removed: Is a directory" in journal.failure
+    assert journal.records_lost == 1
+    (segment,) = tmp_path.iterdir()
+    segment.rmdir()
+    journal.add_event(Timer(2, 2))
+    await journal.flush()
+    journal.close()
+    header, lost, timer = read_journal(tmp_path)
+    assert isinstance(header, Header)
+    assert header.segment == 1
+    assert isinstance(lost, Lost)
+    assert (lost.count, timer, journal.failure) == (1, Timer(2, 2), "")
+
+
 def test_sizes_beyond_64_bits_are_kept(tmp_path: Path) -> None:
     """A trade of 3e11 units (PEPE, SHIB) has more lots than msgpack's integers hold: it is recorded all the same."""
     huge = Tick("PEPE/USDT", 1, 1e-5, 3 * 10**19, 1, 1, sell=False)
