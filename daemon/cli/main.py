@@ -10,7 +10,20 @@ from typing import Annotated, Final
 
 import typer
 
-from daemon.cli import configure, control, data, models, observe, parity, reporting, research, service, starting, tuning
+from daemon.cli import (
+    configure,
+    control,
+    data,
+    leaking,
+    models,
+    observe,
+    parity,
+    reporting,
+    research,
+    service,
+    starting,
+    tuning,
+)
 from daemon.domain.errors import Fatal
 
 INTERRUPTED = 130
@@ -53,6 +66,7 @@ configure.register(app)
 models.register(app)
 data.register(app)
 research.register(app)
+leaking.register(app)
 parity.register(app)
 reporting.register(app)
 tuning.register(app)

@@ -1,0 +1,254 @@
+"""Ask a strategy in worlds of our making: each question, or each series of them, in a fresh process."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Self, TypeVar
+
+import msgspec
+
+from daemon.backtest.leak_child import (
+    FROM_CHILD,
+    READ_BYTES,
+    Bad,
+    FromChild,
+    Open,
+    Reply,
+    Tell,
+    ToChild,
+    Told,
+    Up,
+    packed,
+)
+from daemon.backtest.leak_world import World
+from daemon.domain.errors import ConfigError
+from daemon.domain.events import Decide, Decided, Seed
+from daemon.domain.signal import NoDecision, Targets
+from daemon.edge.worker import THREAD_LIMITS
+from daemon.edge.worker_wire import Frames, WorkerConfig
+
+END_S: Final = 5.0
+"""How long the nursery is given to end."""
+SLACK_S: Final = 30.0
+"""How much longer than its own limit a child may be silent: it writes its world first."""
+Answer = Targets | NoDecision
+T = TypeVar("T")
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What the engine asked once: the buffers as they were seeded last, and the decision with all bars since then."""
+
+    seed: Seed
+    decide: Decide
+
+    @property
+    def close_ns(self) -> int:
+        """Return the close that was decided on."""
+        return self.decide.close_ns
+
+
+class Life(msgspec.Struct, frozen=True, kw_only=True):
+    """One process: its world, its chance (seed of the global generators, error of the clock) and its hash seed."""
+
+    world: World = World()
+    seed: int = 0
+    clock_ns: int = 0
+    hash_seed: int = 0
+
+
+class Ground(msgspec.Struct, frozen=True, kw_only=True):
+    """What all processes share: whom is asked, which folders hold the prices it could read, and limits.
+
+    ``names`` are the files of the folders that are different in another world.
+    """
+
+    config: WorkerConfig
+    folders: tuple[str, ...]
+    names: tuple[str, ...] = ()
+    seconds: float = 60.0
+    mount: bool = True
+
+
+class Talk:
+    """A conversation with one process. Every method raises ConfigError when the strategy is no partner for it."""
+
+    def __init__(self, link: socket.socket, opening: Open) -> None:
+        self._link = link
+        self._frames = Frames()
+        self._seconds = opening.seconds
+        self._strategy = opening.config.strategy
+        link.settimeout(opening.seconds + SLACK_S)
+        self._send(opening)
+        up = self._take()
+        if isinstance(up, Bad):
+            raise ConfigError(up.detail)
+        assert isinstance(up, Up), up  # noqa: S101 - the child's first word
+        self.up = up
+
+    def seed(self, seed: Seed) -> None:
+        """Fill the buffers."""
+        self._send(seed)
+
+    def decide(self, decide: Decide) -> Decided:
+        """Return the strategy's answer."""
+        self._send(decide)
+        reply = self._take()
+        assert isinstance(reply, Reply), reply  # noqa: S101
+        return reply.decided
+
+    def ask(self, question: Question) -> Answer:
+        """Return the answer to a question, asked with buffers as they were then."""
+        self.seed(question.seed)
+        return self.decide(question.decide).result
+
+    def told(self) -> Told:
+        """Return what the process opened and loaded so far."""
+        self._send(Tell())
+        told = self._take()
+        assert isinstance(told, Told), told  # noqa: S101
+        return told
+
+    def _send(self, message: ToChild) -> None:
+        try:
+            self._link.sendall(packed(message))
+        except OSError:
+            raise self._gone() from None
+
+    def _take(self) -> FromChild:
+        while True:
+            try:
+                data = self._link.recv(READ_BYTES)
+            except OSError:
+                raise self._gone() from None
+            if not data:
+                raise self._gone()
+            for body in self._frames.feed(data):  # one question at a time: one answer
+                return FROM_CHILD.decode(body)
+
+    def _gone(self) -> ConfigError:
+        return ConfigError(
+            f"strategy = {self._strategy!r}: its process ended, or gave no answer within {self._seconds:g} s; "
+            "`ballast check` starts it alone"
+        )
+
+
+class Nursery:
+    """Makes processes; libraries are loaded once, the strategy in each of them anew. Close it in the end."""
+
+    def __init__(self, *, modules: Sequence[str] = (), hash_seed: int = 0) -> None:
+        ours, theirs = socket.socketpair()
+        environment = {
+            "PATH": os.defpath,
+            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+            "PYTHONHASHSEED": str(hash_seed),
+            "CUDA_VISIBLE_DEVICES": "",
+            **dict.fromkeys(THREAD_LIMITS, "1"),
+        }
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "daemon.backtest.leak_child", str(theirs.fileno()), *modules],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+        self._control = ours
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def talk(self, opening: Open) -> Generator[Talk]:
+        """Start a process and talk to it; it ends with the block. Raises ConfigError as ``Talk`` does."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs, self._lock:
+                socket.send_fds(self._control, [b"+"], [theirs.fileno()])
+            yield Talk(ours, opening)
+
+    def close(self) -> None:
+        """End the nursery and all its processes."""
+        self._control.close()
+        try:
+            self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Asker:
+    """Nurseries by hash seed, a scratch folder, and as many processes at once as there are cores."""
+
+    def __init__(self, ground: Ground, *, jobs: int) -> None:
+        self.ground = ground
+        self.modules: tuple[str, ...] = ()
+        self.shown: set[str] = set()
+        self._jobs = jobs
+        self._nurseries: dict[tuple[int, bool], Nursery] = {}
+        self._lock = threading.Lock()
+        self._scratch = Path(tempfile.mkdtemp(prefix="ballast-leak-"))
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """End every process and remove every copy."""
+        for nursery in self._nurseries.values():
+            nursery.close()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    @contextmanager
+    def talk(self, life: Life) -> Generator[Talk]:
+        """Talk to a fresh process that lives that life."""
+        with self._lock:
+            key = (life.hash_seed, bool(self.modules))
+            if key not in self._nurseries:
+                self._nurseries[key] = Nursery(modules=self.modules, hash_seed=life.hash_seed)
+            nursery = self._nurseries[key]
+        scratch = Path(tempfile.mkdtemp(dir=self._scratch))
+        ground = self.ground
+        opening = Open(
+            config=msgspec.structs.replace(ground.config, seed=life.seed),
+            world=life.world,
+            folders=ground.folders,
+            names=ground.names,
+            scratch=str(scratch),
+            clock_ns=life.clock_ns,
+            seconds=ground.seconds,
+            mount=ground.mount,
+        )
+        try:
+            with nursery.talk(opening) as talk:
+                if talk.up.shown:
+                    self.shown.add(talk.up.shown)
+                yield talk
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def ask(self, life: Life, *questions: Question) -> tuple[Answer, ...]:
+        """Return the answers of one fresh process, asked in this order."""
+        with self.talk(life) as talk:
+            return tuple(talk.ask(question) for question in questions)
+
+    def each(self, work: Callable[[T], Answer], items: Iterable[T], done: Callable[[], None]) -> list[Answer]:
+        """Return the answers of pieces of work, in order, several at once; ``done`` is called for each."""
+        items = list(items)
+        answers: list[Answer | None] = [None] * len(items)
+        with ThreadPoolExecutor(self._jobs) as pool:
+            places = {pool.submit(work, item): at for at, item in enumerate(items)}
+            try:
+                for future in as_completed(places):
+                    answers[places[future]] = future.result()
+                    done()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        return [one for one in answers if one is not None]
