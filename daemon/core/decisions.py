@@ -37,6 +37,8 @@ class Decisions:
         self.seq = 0
         self.up = False
         self.reseed = True
+        self.new_days = False
+        """Daily closes have changed since the worker heard of them."""
         self.last: Step | None = None
         self.last_close_ns = 0
         self.decided_ns = 0
@@ -100,15 +102,14 @@ class Decisions:
         self.reseed = False
         self._columns.amended = False
         self._pending.clear()
+        daily = self._daily()
+        return (Seed(self._state.symbols, self._columns.seed_rows(), daily, self._config.bar_ns),)
+
+    def _daily(self) -> tuple[bytes, ...]:
+        """Return the daily closes of every symbol, packed; the worker knows them then."""
+        self.new_days = False
         daily = self._state.daily
-        return (
-            Seed(
-                symbols=self._state.symbols,
-                rows=self._columns.seed_rows(),
-                daily=tuple(pack(daily.get(symbol, ())) for symbol in self._state.symbols),
-                bar_ns=self._config.bar_ns,
-            ),
-        )
+        return tuple(pack(daily.get(symbol, ())) for symbol in self._state.symbols)
 
     # ------------------------------------------------------------------ asking
 
@@ -172,6 +173,7 @@ class Decisions:
             cash_weight=float(state.account.cash / equity),
             turnover_left=left,
             deadline_ns=now_ns + config.decision_deadline_ns,
+            daily=self._daily() if self.new_days else (),
         )
         self._pending.clear()
         self._begun = True

@@ -5,6 +5,8 @@ ticks, books, timers ─▶ Markets ─▶ columns ─▶ Decisions ─▶ plan 
 acks, fills, answers ─▶ blotter, account
 """
 
+from operator import attrgetter
+
 from daemon.core import causes as cause
 from daemon.core.barrier import Barrier
 from daemon.core.breaks import told
@@ -52,6 +54,7 @@ from daemon.domain.orders import Cause, Fill, OrderUpdate
 from risk.money import ZERO, exact
 
 NONE: tuple[Effect, ...] = ()
+CLOSE_OF = attrgetter("close")
 LOSS_EVERY_NS = NS_PER_S
 DAY_NS = 86_400 * NS_PER_S
 LAG_CLEAR_NS = 5 * NS_PER_S
@@ -280,8 +283,8 @@ class Engine:
 
     def _candles(self, event: Candles) -> None:
         if event.interval_ns == DAY_NS:
-            self.state.daily[event.symbol] = tuple(bar.close for bar in event.bars)
-            self.decisions.reseed = True
+            self.state.daily[event.symbol] = tuple(map(CLOSE_OF, event.bars))
+            self.decisions.new_days = True
             return
         self.exits.candles(event)
 

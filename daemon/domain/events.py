@@ -49,10 +49,7 @@ class Link(msgspec.Struct, frozen=True, tag=True):
 
 
 class Listed(msgspec.Struct, frozen=True, tag=True):
-    """The venue's trading rules for the universe, at start and whenever they are refreshed.
-
-    ``orders_per_10s`` is the venue's own limit on new orders, 0 where it publishes none.
-    """
+    """The venue's trading rules for the universe, at start and when refreshed; its limit on new orders, 0: none published."""
 
     instruments: tuple[Instrument, ...]
     ts_ns: int
@@ -229,7 +226,7 @@ Event = (
 class Decide(msgspec.Struct, frozen=True, tag=True):
     """Ask the worker: bars closed since the last request, and the portfolio as it stands (see ``View``).
 
-    ``bars`` are in closing order. ``deadline_ns`` is the wall time after which the answer is refused.
+    ``bars`` are in closing order; ``daily`` is as in ``Seed`` when new, else (). After ``deadline_ns`` (wall) no answer counts.
     """
 
     seq: int
@@ -245,6 +242,7 @@ class Decide(msgspec.Struct, frozen=True, tag=True):
     cash_weight: float
     turnover_left: float
     deadline_ns: int
+    daily: tuple[bytes, ...] = ()
 
 
 class Continue(msgspec.Struct, frozen=True, tag=True):

@@ -103,7 +103,7 @@ class Worker:
             older, self._waiting = self._waiting, decide
             if older is not None:
                 self.superseded += 1
-                self._link.send(Bars(older.bars))
+                self._link.send(Bars(older.bars, older.daily))
                 self._answer(older, NoReason.DEADLINE, f"superseded by view {decide.seq} before the worker was free")
 
     def reload_model(self) -> None:
@@ -126,10 +126,14 @@ class Worker:
             backoff_s = min(2 * backoff_s, self._config.backoff_ns_max / NS_PER_S)
 
     async def session(self) -> tuple[str, bool]:
-        """Run one child to its end; return why it ended and whether it had answered anything."""
-        ours, theirs = socket.socketpair()
-        process = _spawn(theirs)
-        theirs.close()
+        """Run one child to its end; return why it ended and whether it had answered anything.
+
+        A machine that has no memory or no file handles left for a child is a worker that is down.
+        """
+        try:
+            ours, process = _start()
+        except OSError as error:
+            return self._ended(f"worker process could not be started: {error.strerror or error}"), False
         self.starts += 1
         self.pid = process.pid
         link = _Link(self)
@@ -146,17 +150,22 @@ class Worker:
                 timer.cancel()
             if not detail:  # it left by itself: its exit code says how
                 await _reap(process, EXIT_S_MAX)
+        except OSError as error:
+            ours.close()
+            detail = f"worker process cannot be talked to: {error.strerror or error}"
         finally:
             self._link = None
             link.close()
             process.kill()
             await _reap(process, REAP_S_MAX)
             self.pid = 0
-        code = process.returncode
-        detail = detail or f"worker process ended by itself with code {code}"
+        return self._ended(detail or f"worker process ended by itself with code {process.returncode}"), link.served
+
+    def _ended(self, detail: str) -> str:
+        """Tell that there is no child, and why."""
         self._drop(detail)
         self._emit(WorkerDown(detail=detail, ts_ns=self._clock.now_ns()))
-        return detail, link.served
+        return detail
 
     def _drop(self, detail: str) -> None:
         """Answer what the child can no longer answer."""
@@ -214,7 +223,7 @@ class Worker:
         """Put a decision in flight, unless it is too late to ask: then only its bars are sent."""
         left_ns = decide.deadline_ns - self._clock.now_ns()
         if left_ns <= 0:
-            link.send(Bars(decide.bars))
+            link.send(Bars(decide.bars, decide.daily))
             self._answer(decide, NoReason.DEADLINE, "the deadline had passed before the worker was free")
             return
         self._flying = decide
@@ -303,6 +312,17 @@ class _Link(asyncio.Protocol):
         """Close the socket at once."""
         if self._transport is not None:
             self._transport.abort()
+
+
+def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    """Return a new child and our end of the link to it; raises OSError and leaves nothing open when there is no room for one."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            return ours, _spawn(theirs)
+        except OSError:
+            ours.close()
+            raise
 
 
 def _spawn(link: socket.socket) -> "subprocess.Popen[bytes]":

@@ -97,10 +97,18 @@ class InlineWorker:
         )
         self._daily = daily_returns([np.frombuffer(one, dtype=np.float64) for one in seed.daily])
 
-    def append(self, bars: tuple[Bar, ...]) -> None:
-        """Append closed bars without a decision, a column per close; a symbol without a bar gets an empty one."""
+    def append(self, bars: tuple[Bar, ...], daily: tuple[bytes, ...] = ()) -> None:
+        """Append closed bars without a decision, a column per close; a symbol without a bar gets an empty one.
+
+        ``daily`` replaces the daily closes unless it is empty.
+        """
+        if daily:
+            self._daily = daily_returns([np.frombuffer(one, dtype=np.float64) for one in daily])
         buffers = self._buffers
         if buffers is None:
+            return
+        if (whole := _whole_column(bars, self._symbols, buffers)) is not None:
+            buffers.append_column(bars[0].close_ns, whole)
             return
         index = {symbol: i for i, symbol in enumerate(self._symbols)}
         columns: dict[int, list[Bar]] = {}
@@ -124,7 +132,7 @@ class InlineWorker:
         spent = NOTHING_SPENT
         shown, sys.stdout = sys.stdout, sys.stderr  # what a strategy prints must not get into a command's output
         try:
-            self.append(decide.bars)
+            self.append(decide.bars, decide.daily)
             result = self._ask(decide)
             if self._learner is not None:
                 spent = _sound_timings(self._learner.timings)
@@ -178,6 +186,17 @@ class InlineWorker:
             frozen=np.array(decide.frozen, dtype=np.bool_),
             turnover_left=decide.turnover_left,
         )
+
+
+def _whole_column(bars: tuple[Bar, ...], symbols: tuple[str, ...], buffers: Buffers) -> NDArray[np.float64] | None:
+    """Return (n_assets, 5) when ``bars`` are the next column, whole and in order: what comes nearly always."""
+    if len(bars) != buffers.n_assets or not buffers.count:
+        return None
+    close_ns = buffers.close_ns + buffers.bar_ns
+    for bar, symbol in zip(bars, symbols, strict=True):
+        if bar.close_ns != close_ns or bar.symbol != symbol:
+            return None
+    return np.array([(bar.open, bar.high, bar.low, bar.close, bar.volume) for bar in bars])
 
 
 def _empty_column(buffers: Buffers) -> NDArray[np.float64]:
@@ -287,7 +306,7 @@ def serve(link: socket.socket) -> None:
             elif isinstance(message, Seed):
                 worker.seed(message)
             elif isinstance(message, Bars):
-                worker.append(message.bars)
+                worker.append(message.bars, message.daily)
             else:
                 link.sendall(_answer(worker.decide(message), worker.note))
 

@@ -42,9 +42,10 @@ class Reload(msgspec.Struct, frozen=True, tag=True):
 
 
 class Bars(msgspec.Struct, frozen=True, tag=True):
-    """Closed bars of a ``Decide`` that is not asked any more: the buffers need them all the same."""
+    """Closed bars (and daily closes) of a ``Decide`` that is not asked any more: the buffers need them all the same."""
 
     bars: tuple[Bar, ...]
+    daily: tuple[bytes, ...] = ()
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

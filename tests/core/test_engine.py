@@ -1,5 +1,6 @@
 """The engine, event by event: recovery, decisions, stops, faults, commands."""
 
+from array import array
 from decimal import Decimal
 
 import pytest
@@ -12,6 +13,7 @@ from daemon.domain.events import (
     Cancel,
     CancelAll,
     Candle,
+    Candles,
     Command,
     Confirmed,
     ConfirmQuiet,
@@ -538,3 +540,20 @@ def test_p6_the_venue_s_own_limit_on_orders_is_taken_over() -> None:
     driver.send(Listed((), driver.now_ns, orders_per_10s=100))
 
     assert driver.engine.state.gate.capacity(driver.now_ns) == 80
+
+
+def test_new_daily_closes_go_with_the_next_question_alone() -> None:
+    """A day that has closed renews the worker's daily table; its buffers are not filled anew for it."""
+    driver = Driver().start()
+    day = 86_400 * NS_PER_S
+    bars = tuple(
+        Bar("BTC/USDT", at * day, (at + 1) * day, 1.0, 2.0, 0.5, 1.0 + at, 1.0, 1, -1, -1, BarFlag.BACKFILLED)
+        for at in range(3)
+    )
+    driver.decide()
+    driver.send(Candles("BTC/USDT", day, bars, driver.now_ns))
+    first, second = driver.bar(), driver.bar()
+
+    assert only(first, Decide).daily == (array("d", [1.0, 2.0, 3.0]).tobytes(), b"")
+    assert not any(isinstance(one, Seed) for one in (*first, *second))
+    assert only(second, Decide).daily == ()

@@ -1,13 +1,15 @@
 """The worker on the real process: it answers, it is contained, it is replaced."""
 
 import asyncio
+import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +22,7 @@ from daemon.domain.market import Bar, BarFlag
 from daemon.domain.signal import Forecast, NoDecision, NoReason, Targets
 from daemon.edge.clock import Clock
 from daemon.edge.containment import contain
+from daemon.edge.supervisor import RESTARTS_MAX, Supervisor
 from daemon.edge.worker import Worker
 from daemon.edge.worker_child import InlineWorker, daily_returns, without_holes
 from daemon.edge.worker_wire import Answer, Frames, Ready, WorkerConfig, frame
@@ -489,6 +492,40 @@ async def test_child_that_never_gets_ready_is_given_up(naughty: None) -> None:
     assert test.worker.pid == 0
 
 
+@contextmanager
+def few_handles(spare: int) -> Iterator[None]:
+    """Let this process open so many files more and no other."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    free = (number for number in itertools.count() if number not in used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, spare, None)), limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.parametrize("spare", [0, 2], ids=["no socket", "no process"])
+async def test_f55_a_machine_without_room_for_a_child_halts_nothing(naughty: None, spare: int) -> None:
+    """It is a worker that is down: told each time, tried again and again, and answering once there is room."""
+    test = Running(config())
+    halted: list[str] = []
+    supervisor = Supervisor(test.clock, lambda task, detail: halted.append(f"{task}: {detail}"))
+    open_before = len(os.listdir("/proc/self/fd"))
+    with few_handles(spare):
+        supervisor.trading("worker", test.worker.run)
+        await test.downs(RESTARTS_MAX + 2)
+        refused = await test.answer(ask(1, clock=test.clock))
+
+    assert reason(refused) is NoReason.WORKER_DOWN
+    assert {one.detail for one in test.of(WorkerDown)} == {"worker process could not be started: Too many open files"}
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    await test.ups(1)
+    assert isinstance((await test.answer(ask(2, clock=test.clock))).result, Targets)
+    await supervisor.stop()
+    assert (halted, supervisor.restarts) == ([], {})
+
+
 @pytest.mark.parametrize(
     "data",
     [b"\xff" * 8, frame(Ready("m", 0, ""))[:4] + b"\xc1" * 99, frame(Answer(LOST, 1, ""))],
@@ -620,6 +657,20 @@ def test_outage_longer_than_the_buffer_starts_anew(naughty: None) -> None:
     first = InlineWorker(config("naughty:Window"))
     first.seed(Seed(symbols=SYMBOLS, rows=(b"",) * 4, daily=(b"",) * 4, bar_ns=BAR_NS))
     assert weights(first.decide(ask(1, price=2000.0))) == pytest.approx((0.002,) * 4)
+
+
+def test_new_daily_closes_replace_the_old_ones_with_and_without_a_question() -> None:
+    """A question brings a day that has closed; so do the bars of one that is not asked any more."""
+    worker = InlineWorker(config())
+    worker.seed(seed())
+    days = tuple(np.array([1.0, 2.0, 4.0]).tobytes() for _ in SYMBOLS)
+    worker.append((), days)
+    table = worker._daily
+
+    assert table is not None
+    assert table.tolist() == [[1.0] * len(SYMBOLS)] * 2
+    worker.append(())
+    assert worker._daily is table
 
 
 def test_daily_returns_align_at_the_newest_day() -> None:
