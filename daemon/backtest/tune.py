@@ -9,6 +9,8 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -80,7 +82,7 @@ class Progress(NamedTuple):
 
 
 def identity_of(plan: Plan) -> dict[str, str]:
-    """Return a digest of each thing that the study's result depends on."""
+    """Return a digest of each thing that the study's result depends on; of a strategy of the user's own, its file."""
     tree = redacted(plan.settings)
     parts: dict[str, Any] = {
         "configuration": {key: tree[key] for key in RELEVANT},
@@ -93,6 +95,8 @@ def identity_of(plan: Plan) -> dict[str, str]:
     return {
         **digests,
         "data": plan.ground.panel.digest,
+        "strategy": _own_file(plan.settings),
+        "code": version("ballast"),
         "seed": str(plan.seed),
         "batch": str(plan.batch),
         "rules": RULES,
@@ -245,6 +249,16 @@ def attempt_of(slot: int, trial: FrozenTrial) -> Attempt:
     state = STATES[trial.state]
     values = objectives(folds) if state == COMPLETE else None
     return Attempt(slot, state, dict(trial.params), values, folds, str(attributes.get("reason", "")))
+
+
+def _own_file(settings: Settings) -> str:
+    """Return the digest of the strategy's file when it lies beside the configuration, "" for an installed one."""
+    name = settings.strategy.partition(":")[0].replace(".", "/")
+    for folder in settings.folders:
+        file = Path(folder) / f"{name}.py"
+        if file.is_file():
+            return hashlib.sha256(file.read_bytes()).hexdigest()
+    return ""
 
 
 def _tell(store: Store, trial: Trial, one: Attempt) -> None:

@@ -66,7 +66,7 @@ def test_other_inputs_are_another_study(plan: Plan, tmp_path: Path) -> None:
         assert store.finished() == {}
 
 
-def test_what_a_study_depends_on(plan: Plan) -> None:
+def test_what_a_study_depends_on(plan: Plan, tmp_path: Path) -> None:
     """Data, space, folds and the configuration that trades are part of it; where the metrics listen is not."""
     same = identity_of(plan)
     panel = plan.ground.panel
@@ -82,6 +82,11 @@ def test_what_a_study_depends_on(plan: Plan) -> None:
     assert differs(plan._replace(settings=risk)) == {"configuration"}
     metrics = settings.model_copy(update={"metrics": settings.metrics.model_copy(update={"listen": "127.0.0.1:1"})})
     assert differs(plan._replace(settings=metrics)) == set()
+    own = settings.model_copy(update={"strategy": "mine:Mine"}).found_in((str(tmp_path),))
+    (tmp_path / "mine.py").write_text("one = 1")
+    first = identity_of(plan._replace(settings=own))["strategy"]
+    (tmp_path / "mine.py").write_text("one = 2")
+    assert identity_of(plan._replace(settings=own))["strategy"] != first != same["strategy"]
 
 
 def test_a_study_of_another_tool_is_left_alone(plan: Plan, tmp_path: Path) -> None:
