@@ -492,11 +492,16 @@ async def test_child_that_never_gets_ready_is_given_up(naughty: None) -> None:
     assert test.worker.pid == 0
 
 
+def handles() -> set[int]:
+    """Numbers of the files that this process has open; that of the listing is gone when it is asked for."""
+    return {int(one.name) for one in Path("/proc/self/fd").iterdir() if one.exists()}
+
+
 @contextmanager
 def few_handles(spare: int) -> Iterator[None]:
     """Let this process open so many files more and no other."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = {int(name) for name in os.listdir("/proc/self/fd")}
+    used = handles()
     free = (number for number in itertools.count() if number not in used)
     resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, spare, None)), limits[1]))
     try:
@@ -511,7 +516,7 @@ async def test_f55_a_machine_without_room_for_a_child_halts_nothing(naughty: Non
     test = Running(config())
     halted: list[str] = []
     supervisor = Supervisor(test.clock, lambda task, detail: halted.append(f"{task}: {detail}"))
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = handles()
     with few_handles(spare):
         supervisor.trading("worker", test.worker.run)
         await test.downs(RESTARTS_MAX + 2)
@@ -519,7 +524,7 @@ async def test_f55_a_machine_without_room_for_a_child_halts_nothing(naughty: Non
 
     assert reason(refused) is NoReason.WORKER_DOWN
     assert {one.detail for one in test.of(WorkerDown)} == {"worker process could not be started: Too many open files"}
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert handles() == open_before
     await test.ups(1)
     assert isinstance((await test.answer(ask(2, clock=test.clock))).result, Targets)
     await supervisor.stop()
