@@ -179,9 +179,15 @@ class Processes:
         return f"{self._jobs} local processes"
 
     def submit(self, tag: int, item: Any) -> None:
-        """Queue a piece, and start a process for it while there may be more."""
+        """Queue a piece, and start a process for it while there may be more.
+
+        It is handed over in `take`: what is shared may be larger than a pipe holds, and then handing over waits until the
+        process has started; so they all start at once.
+        """
         self._waiting.append(_Piece(tag, item))
-        self._hand_out()
+        idle = sum(hand.piece is None for hand in self._hands)
+        if idle < len(self._waiting) and len(self._hands) < self._jobs:
+            self._hands.append(_Hand(self._work, self._shared))
 
     def take(self) -> tuple[int, Any]:
         """Wait for the next answer. Raises WorkersDie when a piece has outlived `RETRIES` replacements."""

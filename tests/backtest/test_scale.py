@@ -21,6 +21,11 @@ def scaled(shared: int, item: int) -> int:
     return shared * item
 
 
+def size_of(shared: bytes, item: int) -> int:
+    """Need all that is shared."""
+    return len(shared) + item
+
+
 def where_done(_shared: None, _item: int) -> int:
     """Say which process did it."""
     return os.getpid()
@@ -50,7 +55,9 @@ def failing(_shared: None, item: int) -> int:
 
 
 def endless(folder: str, item: int) -> int:
-    """Leave the process id and never end."""
+    """Leave the process id and never end; below 0 there is nothing to do."""
+    if item < 0:
+        return item
     (Path(folder) / f"{item}.tmp").write_text(str(os.getpid()))
     (Path(folder) / f"{item}.tmp").replace(Path(folder) / f"{item}.pid")
     while True:
@@ -132,11 +139,18 @@ def test_taking_what_was_never_submitted(jobs: int) -> None:
         crew.take()
 
 
+def test_what_is_shared_may_be_larger_than_a_pipe() -> None:
+    """All workers start at once, though each is handed more than a pipe holds."""
+    with crew_of(Spread(jobs=3), size_of, bytes(5_000_000)) as crew:
+        assert in_order(crew, range(6)) == [5_000_000 + item for item in range(6)]
+
+
 def test_closing_kills_what_still_works(tmp_path: Path) -> None:
     """Workers in the middle of something end with the block, at once."""
-    with crew_of(Spread(jobs=2), endless, str(tmp_path)) as crew:
-        crew.submit(0, 0)
-        crew.submit(1, 1)
+    with crew_of(Spread(jobs=3), endless, str(tmp_path)) as crew:
+        for tag in range(3):
+            crew.submit(tag, 1 - tag)
+        assert crew.take() == (2, -1)
         pids = _written(tmp_path, 2)
     _await_end(pids)
 
