@@ -238,7 +238,9 @@ class Watcher:
             return
         sent = {one.intent.client_id for effect in effects if isinstance(effect, Submit) for one in effect.approved}
         asked[-1].answer = event
-        asked[-1].plan = moment_of(engine, sent)
+        plan = moment_of(engine, sent)
+        if plan is not None:  # as it was before these orders
+            asked[-1].plan = msgspec.structs.replace(plan, sent_ns=plan.sent_ns[: len(plan.sent_ns) - len(sent)])
 
     def _execution(self, engine: Engine, fill: Fill, at: int) -> Execution:
         """Return an execution with the newest sound book from before it; a maker's own price is the touch it stood at."""

@@ -71,8 +71,8 @@ class Twin(Engine):
 
     def process(self, event: Event) -> tuple[Effect, ...]:
         """Take one event as every engine does; around decisions the ground is laid and noted what comes of it."""
-        if isinstance(event, Candles):
-            return ()  # the recorded ones are told instead
+        if isinstance(event, Candles) and event.interval_ns == DAY_NS:
+            return ()  # those that the run was told are told instead: recorded bars seldom make up a year
         if isinstance(event, (Ranged, Timer, Closed)):
             self._inside = isinstance(event, Ranged)
         asked: tuple[Effect, ...] = ()
@@ -147,7 +147,7 @@ class Twin(Engine):
         self._tell_daily(asked.moment)
         self._moved = Holdings(ZERO, {})
         if self._anchored or first:
-            self._stand(asked.moment, asked.moment.sent_ns)
+            self._stand(asked.moment)
             self._flows = sum(number < at for number, _ in self._stretch.flows)
         if self._anchored:
             self._show_books(asked.moment.books)
@@ -156,7 +156,7 @@ class Twin(Engine):
             self._bring(at)
 
     def _before_plan(self) -> None:
-        """Before an answer is taken: the books of that moment, and holdings and orders if they moved meanwhile."""
+        """Before an answer is taken: the ground of that moment, which may have moved meanwhile."""
         at = self._places.get(self._close_ns)
         if not self._anchored or at is None:
             return
@@ -164,17 +164,20 @@ class Twin(Engine):
         plan, moment = asked.plan, asked.moment
         if plan is None:
             return
-        if (plan.cash, plan.positions, plan.orders) != (moment.cash, moment.positions, moment.orders):
-            with exactly():
-                symbols = {*plan.positions, *moment.positions}
-                moved = {s: plan.positions.get(s, ZERO) - moment.positions.get(s, ZERO) for s in symbols}
-                self._moved = Holdings(plan.cash - moment.cash, moved)
-            self._stand(plan, moment.sent_ns)
+        with exactly():
+            symbols = {*plan.positions, *moment.positions}
+            moved = {s: plan.positions.get(s, ZERO) - moment.positions.get(s, ZERO) for s in symbols}
+            self._moved = Holdings(plan.cash - moment.cash, moved)
+        self._stand(plan)
         self._show_books(plan.books)
 
-    def _stand(self, moment: Moment, sent_ns: tuple[int, ...]) -> None:
-        """Take over holdings, orders and memory as a restart does; what the twin itself had under way ends."""
+    def _stand(self, moment: Moment) -> None:
+        """Take over holdings, orders and memory as a restart does; what the twin itself had under way ends.
+
+        The twin decides at the close, the recorded engine somewhat later: what waits for a time waits as long as it did there.
+        """
         state, now = self.state, self.state.now_ns
+        later_ns = moment.ts_ns - now
         for order in list(state.blotter.live.values()):
             ended = OrderUpdate(
                 client_id=order.intent.client_id,
@@ -187,7 +190,7 @@ class Twin(Engine):
                 ts_ns=now,
             )
             super().process(ended)
-        memory = msgspec.json.decode(moment.memory, type=Memory)
+        memory = _earlier(msgspec.json.decode(moment.memory, type=Memory), later_ns)
         for name in [one for one in state.causes.latched() if one not in memory.causes]:
             state.causes.drop(name)
         for symbol in [one for one in state.exits.active if one not in memory.exits]:
@@ -199,9 +202,9 @@ class Twin(Engine):
                 tuple(moment.positions.items()),
                 tuple(moment.entries.items()),
                 moment.orders,
-                moment.memory,
+                msgspec.json.encode(memory).decode(),
                 now,
-                sent_ns=sent_ns,
+                sent_ns=tuple(time_ns - later_ns for time_ns in moment.sent_ns),
             )
         )
         if self.session is not None:
@@ -260,3 +263,17 @@ class Twin(Engine):
             symbols = {*account.positions, *self._moved.positions}
             kept = {s: account.position(s) - self._moved.positions.get(s, ZERO) for s in symbols}
             return Holdings(account.cash - self._moved.cash, {s: qty for s, qty in kept.items() if qty})
+
+
+def _earlier(memory: Memory, by_ns: int) -> Memory:
+    """Return a memory whose cool-downs end, and whose repetitions happened, so much earlier."""
+    stops, repeats = memory.stops, memory.repeats
+    return msgspec.structs.replace(
+        memory,
+        stops=msgspec.structs.replace(stops, cooling=tuple((symbol, until - by_ns) for symbol, until in stops.cooling)),
+        repeats=msgspec.structs.replace(
+            repeats,
+            buys={symbol: tuple(one - by_ns for one in times) for symbol, times in repeats.buys.items()},
+            sells={symbol: tuple(one - by_ns for one in times) for symbol, times in repeats.sells.items()},
+        ),
+    )

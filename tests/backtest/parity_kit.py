@@ -11,11 +11,14 @@ import numpy as np
 from daemon.backtest.data.files import Candles as CandleRows
 from daemon.backtest.data.files import write
 from daemon.backtest.replay import WireDecoder
+from daemon.backtest.session import DAY_NS
 from daemon.core.engine import Engine
 from daemon.core.run import Runner
 from daemon.domain.events import (
+    Candles,
     Continue,
     Decide,
+    Decided,
     Effect,
     Event,
     Flow,
@@ -44,15 +47,20 @@ SYMBOLS: tuple[str, ...] = ("BTC/USDT", "ETH/USDT")
 BAR_NS = 60 * NS_PER_S
 START_NS = 1_700_000_040 * NS_PER_S
 WARM = 30
+ANSWER_NS = 4 * NS_PER_S
+"""How long the worker takes."""
 STRATEGY = '''
-"""Holds more of what has just risen, and says what it expects."""
+"""Goes half the way to more of what has just risen, and says what it expects; fewer days known, less of all."""
 from daemon.domain.signal import Forecast, Targets
 
 class Swing:
     def decide(self, view, params):
         closes = view.bars[:, :, 3]
         moved = (closes[:, -1] / closes[:, -4] - 1.0).tolist()
-        weights = tuple(min(max(0.10 + params.get("speed", 8.0) * one, 0.0), 0.29) for one in moved)
+        days = 0 if view.daily is None else len(view.daily)
+        speed = params.get("speed", 8.0) * (1.0 + 0.05 * days)
+        aims = [min(max(0.10 + speed * one, 0.0), 0.29) for one in moved]
+        weights = tuple((0.5 * aim + 0.5 * held) for aim, held in zip(aims, view.weights))
         n = len(moved)
         fill = lambda value: (value,) * n
         forecast = Forecast(view.symbols, 3, tuple(moved), tuple(moved), fill(0.01), fill(0.1), fill(0.02), "swing")
@@ -82,7 +90,7 @@ def settings_of(folder: Path, **changes: Any) -> Settings:
 class Recorded:
     """One run. ``chance`` draws prices and what orders get; ``fills`` says how much of an order trades: 0, part or 1.
 
-    ``slow``: an order's executions come only after the next decision.
+    ``slow``: an order's executions come after the next question, before its answer. The worker takes its time to answer.
     """
 
     def __init__(
@@ -107,6 +115,7 @@ class Recorded:
         self.ids = dict.fromkeys(SYMBOLS, 1000)
         self.prices = dict(PRICES)
         self.books: dict[str, Book] = {}
+        self.answers: list[tuple[int, Decided]] = []
         self.waiting: list[tuple[int, Approved]] = []
         self.trades: dict[str, list[tuple[int, float, float]]] = {symbol: [] for symbol in SYMBOLS}
         self.fills = 0
@@ -140,8 +149,8 @@ class Recorded:
         """Let so many bars pass, a few trades and books in each."""
         for _ in range(count):
             close_ns = self.now_ns + BAR_NS
-            moments = sorted(self.random.randrange(1_000, 58_000) for _ in range(4))
-            for ms in (300, *moments):
+            moments = sorted(self.random.randrange(5_000, 58_000) for _ in range(4))
+            for ms in (300, 2_500, *moments):
                 self.until(close_ns - BAR_NS + ms * NS_PER_MS)
                 for symbol in SYMBOLS:
                     self.prices[symbol] *= 1.0 + self.random.gauss(0.0, 0.0015)
@@ -157,11 +166,21 @@ class Recorded:
             for symbol in SYMBOLS:
                 self.runner.emit(msgspec.structs.replace(self.books[symbol], ts_recv_ns=self.now_ns))
             self.runner.emit(Timer(self.now_ns, self.now_ns))
+            for answer in [one for at, one in self.answers if at <= self.now_ns]:
+                self.runner.emit(msgspec.structs.replace(answer, ts_ns=self.now_ns))
+            self.answers = [one for one in self.answers if one[0] > self.now_ns]
             due = [one for at, one in self.waiting if at <= self.now_ns]
             self.waiting = [one for one in self.waiting if one[0] > self.now_ns]
             for approved in due:
                 self._execute(approved)
         self.journal.add_effects_hash(self.runner.effects, self.runner.digest)
+
+    def days(self, count: int) -> None:
+        """Tell so many daily closes of every symbol."""
+        for symbol in SYMBOLS:
+            closes = [PRICES[symbol] * (1.0 + 0.01 * (at % 3)) for at in range(count)]
+            bars = tuple(Bar(symbol, 0, 0, c, c, c, c, 1.0, 1, -1, -1, BarFlag.BACKFILLED) for c in closes)
+            self.runner.emit(Candles(symbol, DAY_NS, bars, self.now_ns))
 
     def emit(self, event: Event) -> None:
         """Let the engine hear something."""
@@ -211,11 +230,11 @@ class Recorded:
         if isinstance(effect, Seed):
             self.worker.seed(effect)
         elif isinstance(effect, Decide):
-            self.runner.emit(msgspec.structs.replace(self.worker.decide(effect), ts_ns=self.now_ns))
+            self.answers.append((self.now_ns + ANSWER_NS, self.worker.decide(effect)))
         elif isinstance(effect, Continue):
             self.runner.emit(Proceed(self.now_ns))
         elif isinstance(effect, Submit):
-            wait_ns = BAR_NS + NS_PER_S if self.slow else 700 * NS_PER_MS
+            wait_ns = BAR_NS - 2 * NS_PER_S if self.slow else 700 * NS_PER_MS
             self.waiting.extend((self.now_ns + wait_ns, one) for one in effect.approved)
 
     def _execute(self, approved: Approved) -> None:

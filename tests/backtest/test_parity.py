@@ -11,21 +11,23 @@ from pyarrow import parquet
 
 from daemon.backtest.parity import ParityResult, parity
 from daemon.backtest.parity_compare import DECIDED
-from daemon.backtest.parity_gap import Interval, Marks, intervals_of
-from daemon.backtest.parity_read import Stretch, Watcher
-from daemon.backtest.parity_run import Hiring, Plan, panel_of, run_twin
+from daemon.backtest.parity_gap import Interval, Marks, intervals_of, orders_of
+from daemon.backtest.parity_read import Asked, Execution, Sent, Stretch, Watcher
+from daemon.backtest.parity_run import Answers, Hiring, Plan, Shift, panel_of, run_twin
 from daemon.backtest.parity_show import document, tables, write
 from daemon.backtest.parity_split import PARTS
 from daemon.backtest.parity_twin import Twin
+from daemon.backtest.record import Worker
 from daemon.backtest.replay import replay
 from daemon.backtest.run import venue_config
 from daemon.domain.errors import ConfigError
-from daemon.domain.events import Action, Booked, Command, Flow
+from daemon.domain.events import Action, Booked, Command, Flow, WorkerUp
 from daemon.domain.market import NS_PER_S, Book
 from daemon.domain.orders import Cause, Fill, Side
 from daemon.outlets.journal import EffectsHash, Frame, Header, Journal, Lost, Opened, Piece, read_journal
 from daemon.service import wiring
-from tests.backtest.parity_kit import BAR_NS, WARM, Recorded, settings_of
+from tests.backtest.parity_kit import BAR_NS, CONFIG, WARM, Recorded, settings_of
+from tests.core.driver import make_intent
 
 BARS = 16
 
@@ -69,7 +71,7 @@ def test_a_backtest_of_the_recorded_period_decides_the_same(tmp_path: Path, chan
 @pytest.mark.parametrize("paused", [False, True])
 def test_profit_is_what_the_engine_itself_counts(tmp_path: Path, paused: bool) -> None:
     """Reported profit is the engine's equity at the ends: at the last decision, or a bar after it when more were recorded."""
-    run = recorded(tmp_path)
+    run = recorded(tmp_path, slow=paused)
     if paused:
         run.emit(Command("hand", Action.PAUSE, "test", run.now_ns))
         run.bars(4)
@@ -133,6 +135,43 @@ def test_a_decision_every_few_bars_makes_longer_intervals(tmp_path: Path) -> Non
     agree(result)
     assert len(result.decisions) == 7
     assert {one.end_ns - one.begin_ns for one in result.intervals[1:-1]} == {4 * BAR_NS}
+
+
+def test_daily_closes_are_those_the_run_was_told(tmp_path: Path) -> None:
+    """Told at the start and anew in the middle, and never those that the recorded bars would make up."""
+    run = Recorded(tmp_path, chance=6).start()
+    run.days(6)
+    run.bars(8).days(9)
+    run.bars(8).days(4)
+    result = parity(run.bars(4).close())
+    stretch, twin, _ = twinned(run)
+
+    agree(result)
+    assert [len(one.moment.daily.get("BTC/USDT", ())) for one in stretch.asked] == [6] * 7 + [9] * 8 + [4] * 4
+    assert twin.state.daily == stretch.asked[-1].moment.daily
+
+
+@pytest.mark.parametrize("chance", range(3))
+def test_what_the_backtest_has_under_way_ends_at_the_next_ground(tmp_path: Path, chance: int) -> None:
+    """Stops that fire in one of both and are not done: nothing of it is left to the next decision."""
+    costs = {"participation": 5e-5, "spread_bps": 1.0, "impact_bps": 1.0}
+    stops = {"stop_loss": 0.003, "trailing_stop": 0.004, "stop_cooldown": "3m"}
+    run = Recorded(
+        tmp_path, chance=chance, risk={**CONFIG["risk"], **stops}, backtest=costs, execution={"order": "limit"}
+    )
+    result = parity(run.start().bars(40).close())
+    stretch, twin, _ = twinned(run)
+
+    assert (result.problems, result.gap.residual) == ((), 0)
+    assert any(one.cause not in DECIDED and one.backtest_qty for one in result.orders)
+    sent = {one.intent.client_id: one.at for one in twin.told.sent}
+    assert [one.at for one in twin.told.executions] == [sent[one.fill.client_id] for one in twin.told.executions]
+    assert all(market.book is None for market in twin.state.markets.values())
+    assert twin.session is not None
+    booked = {symbol.partition("/")[0]: qty for symbol, qty in twin.state.account.positions.items()}
+    venue = {asset: amount for asset, amount in twin.session.venue.balances.items() if amount}
+    assert venue == {"USDT": twin.state.account.cash, **booked}
+    assert len(stretch.asked) > 20
 
 
 def test_a_fee_in_a_third_asset_is_told(tmp_path: Path) -> None:
@@ -272,8 +311,11 @@ def test_what_people_did_is_signal_and_told_to_the_free_run(tmp_path: Path) -> N
     run.emit(Command("hand", Action.FLATTEN, "test", run.now_ns))
     result = parity(run.bars(4).close())
     exits = [one for one in result.orders if one.cause == Cause.FLATTEN]
+    _, free, _ = twinned(run, anchored=False)
 
     assert exits
+    assert [one.intent.symbol for one in free.told.sent if one.intent.cause is Cause.FLATTEN]
+    assert sum(free.state.account.positions.values()) < Decimal("0.001")
     assert (result.checks.decisions, result.checks.orders, result.checks.gap) == (True, True, True)
     assert any(note.startswith("exits: ") for note in result.notes)
     assert result.gap.residual == 0
@@ -282,7 +324,7 @@ def test_what_people_did_is_signal_and_told_to_the_free_run(tmp_path: Path) -> N
 # ---------------------------------------------------------------------------------------------- the residual is a check
 
 
-def twinned(run: Recorded) -> tuple[Stretch, Twin, Marks]:
+def twinned(run: Recorded, *, anchored: bool = True) -> tuple[Stretch, Twin, Marks]:
     """What ``parity`` makes of a run before it judges."""
     watcher = Watcher()
     replay(run.folder / "journal", watch=watcher)
@@ -292,7 +334,7 @@ def twinned(run: Recorded) -> tuple[Stretch, Twin, Marks]:
     panel, first = panel_of(stretch)
     hiring = Hiring(wiring.worker_config(run.settings), run.folder, any_model=True)
     plan = Plan(config=stretch.config, venue=venue_config(run.settings), rearm_ns=10**18, hiring=hiring)
-    return stretch, run_twin(stretch, panel, first, plan=plan, anchored=True), Marks(panel)
+    return stretch, run_twin(stretch, panel, first, plan=plan, anchored=anchored), Marks(panel)
 
 
 def test_an_execution_that_is_not_accounted_for_is_residual(tmp_path: Path) -> None:
@@ -347,6 +389,47 @@ def test_recorded_executions_meet_the_last_book_before_them(tmp_path: Path) -> N
         sign = 1 if one.fill.side == "buy" else -1
         assert one.fill.price - one.touch == sign * Decimal("0.01")
         assert 0 < sign * (one.touch - one.arrival) / one.arrival < Decimal("0.00012")
+
+
+def test_an_exit_was_decided_at_the_price_that_asked_for_it() -> None:
+    """Of an order of a decision the close counts, of a stop its own reference; what traded without an order was missed before."""
+    stop = make_intent(client_id="s", cause=Cause.STOP_LOSS, side=Side.SELL, qty=Decimal(2), reference=Decimal(91))
+    bar = make_intent(client_id="d", qty=Decimal(3), reference=Decimal(99))
+    sent = [Sent(intent=stop, at=0), Sent(intent=bar, at=0)]
+    fill = Fill("BTC/USDT", "1", "d", "v", Side.BUY, Decimal(1), Decimal(102), Decimal("0.1"), "BTC", False, 0, "t")
+    late = msgspec.structs.replace(fill, client_id="older", trade_id="2")
+    met = [Execution(fill=one, at=0, arrival=Decimal(101), touch=Decimal(101)) for one in (fill, late)]
+    exit_, order, older = orders_of(sent, met, decided={"BTC/USDT": Decimal(100)}, quote="USDT")
+
+    assert (exit_.qty, exit_.decided, exit_.trades) == (-2, 91, ())
+    assert (order.qty, order.decided, len(order.trades)) == (3, 100, 1)
+    assert (older.qty, older.decided, len(older.trades)) == (0, 100, 1)
+    assert older.trades[0].fee_base == Decimal("0.1")
+
+
+def test_a_new_model_serves_from_the_next_close_on(tmp_path: Path) -> None:
+    """As the recorded run: what came up behind a column decides on the next one, and is hired once."""
+    run = recorded(tmp_path)
+    run.close()
+    stretch, _, _ = twinned(run)
+    closes = [one.decide.close_ns for one in stretch.asked]
+    ups = [(0, "a:1"), (closes[0], "b:2"), (closes[3], "c:3")]
+    stretch.models = [(column, WorkerUp(name, at, 0)) for at, (column, name) in enumerate(ups)]
+    hired: list[str] = []
+
+    class Agency(Hiring):
+        """Notes who is asked for."""
+
+        def hire(self, model: str, trained_ns: int, asked: list[Asked]) -> Worker:
+            hired.append(model)
+            return Answers(asked, model, trained_ns)
+
+    shift = Shift(stretch, Agency(wiring.worker_config(run.settings), tmp_path, any_model=False))
+    changes = [served.model if (served := shift.retrain(close)) is not None else "" for close in closes]
+
+    assert hired == ["a:1", "b:2", "c:3"]
+    assert [(at, name) for at, name in enumerate(changes) if name] == [(1, "b:2"), (4, "c:3")]
+    assert (shift.ready.model, shift.ready.trained_ns) == ("c:3", 2)
 
 
 def test_a_maker_stands_at_its_own_price(tmp_path: Path) -> None:
