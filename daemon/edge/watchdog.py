@@ -78,13 +78,11 @@ class Watchdog:
 
     async def _session(self) -> str:
         """Run one child to its end; return why it ended."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, process = _start()
+        except OSError as error:
+            return f"it could not be started: {error.strerror}"
         with ours:
-            try:
-                with theirs:
-                    process = _spawn(theirs)
-            except OSError as error:
-                return f"it could not be started: {error.strerror}"
             self.starts += 1
             self.pid = process.pid
             ours.setblocking(False)
@@ -122,6 +120,17 @@ class Watchdog:
                 return "it ended by itself"
             silent = 0
         return f"no sign of life for {2 * SILENCE_S:g} s"
+
+
+def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    """Return a new child and our end of the link to it; raises OSError and leaves nothing open without room for one."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            return ours, _spawn(theirs)
+        except OSError:
+            ours.close()
+            raise
 
 
 def _spawn(link: socket.socket) -> "subprocess.Popen[bytes]":

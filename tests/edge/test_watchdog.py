@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from daemon.domain.events import Killed, Timer
 from daemon.edge.clock import Clock
@@ -21,6 +22,7 @@ from daemon.exchange.config import SimConfig
 from daemon.exchange.faults import FaultRule
 from daemon.exchange.rest_account import ticket_of
 from daemon.exchange.server import SimulatedExchange
+from tests.edge.handles_kit import few_handles, handles
 from tests.edge.venue_kit import KEY, SECRET, price_of, until
 
 PREFIX = "bmine"
@@ -245,6 +247,26 @@ async def test_a_watchdog_that_dies_is_replaced(sim: SimulatedExchange, tmp_path
         await until(lambda: dog.starts == 2 and dog.pid not in {0, first})
         KillLatch(tmp_path).set("test")
         await until(lambda: not open_ids(sim))
+
+
+@pytest.mark.parametrize("spare", [0, 2], ids=["no socket", "no process"])
+async def test_f55_a_machine_without_room_for_a_watchdog_is_told_and_tried_again(
+    sim: SimulatedExchange, tmp_path: Path, spare: int
+) -> None:
+    """It is no fault of trading: told each time, and started once there is room."""
+    dog = Watchdog(setup_of(sim, tmp_path))
+    open_before = handles()
+    with capture_logs() as told, few_handles(spare):
+        task = asyncio.ensure_future(dog.run())
+        await until(lambda: len(told) > 1 or task.done())
+
+    assert not task.done()
+    assert {line["detail"] for line in told} == {"it could not be started: Too many open files"}
+    assert handles() == open_before
+    await until(lambda: any(seen.path.endswith("/time") for seen in sim.requests))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_keys_travel_through_the_socket_alone(

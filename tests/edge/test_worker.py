@@ -1,15 +1,13 @@
 """The worker on the real process: it answers, it is contained, it is replaced."""
 
 import asyncio
-import itertools
 import os
-import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +27,7 @@ from daemon.edge.worker_wire import Answer, Frames, Ready, WorkerConfig, frame
 from strategies.limits import limits_of
 from strategies.params import ForecastParams, OptimizerParams, StrategySetup
 from strategies.training.registry import publish
+from tests.edge.handles_kit import few_handles, handles
 from tests.strategies.forecast_kit import untrained
 
 SYMBOLS = ("BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT")
@@ -490,24 +489,6 @@ async def test_child_that_never_gets_ready_is_given_up(naughty: None) -> None:
         await task
     assert "not ready within 0.3 s" in test.of(WorkerDown)[0].detail
     assert test.worker.pid == 0
-
-
-def handles() -> set[int]:
-    """Numbers of the files that this process has open; that of the listing is gone when it is asked for."""
-    return {int(one.name) for one in Path("/proc/self/fd").iterdir() if one.exists()}
-
-
-@contextmanager
-def few_handles(spare: int) -> Iterator[None]:
-    """Let this process open so many files more and no other."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = handles()
-    free = (number for number in itertools.count() if number not in used)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (next(itertools.islice(free, spare, None)), limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize("spare", [0, 2], ids=["no socket", "no process"])
