@@ -23,6 +23,9 @@ log = structlog.get_logger("ballast")
 RECONCILE_S = 30.0
 CLOCK_S = 60.0
 CLOCK_WRONG_S = 5.0
+"""How often the venue's clock is measured while ours is wrong or unknown; never more often."""
+CLOCK_AGAIN_S = 20.0
+"""How soon after a measurement that found it right another may be asked for: by a machine whose clock stays set wrong, say."""
 RULES_S = 1_800.0
 RULES_HALTED_S = 60.0
 """How often the rules are read while a symbol is not traded: its return is told by nothing else."""
@@ -132,13 +135,14 @@ class Upkeep:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._clock_now.wait(), wait_s)
-            wait_s = CLOCK_WRONG_S
+            self._clock_now.clear()
+            wait_s, pause_s = 0.0, CLOCK_WRONG_S
             with contextlib.suppress(Transient):  # told by whoever counts requests
                 offset_ns = await self._market.clock_offset()
                 self._on_offset(offset_ns)
-                wait_s = CLOCK_WRONG_S if abs(offset_ns) > STEP_NS else CLOCK_S
-            await asyncio.sleep(10 * RETRY_S)
-            self._clock_now.clear()
+                if abs(offset_ns) <= STEP_NS:
+                    wait_s, pause_s = CLOCK_S - CLOCK_AGAIN_S, CLOCK_AGAIN_S
+            await asyncio.sleep(pause_s)  # what asks for a measurement meanwhile gets it then
 
     def look(self, *, writable: bool) -> None:
         """Look around once a second.

@@ -14,6 +14,7 @@ from daemon.service import upkeep
 from daemon.service.stages import Stage, stop_in
 from daemon.service.steady import SteadyClock
 from daemon.service.upkeep import DAY_NS, FAILURES_MAX, HOUR_NS, Upkeep, until
+from tests.sim.loop import SimLoop
 
 PAIRS = ("BTC/USDT", "ETH/USDT")
 
@@ -80,7 +81,7 @@ class World:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pauses be short, except the one between comparisons."""
-    for name in ("RETRY_S", "CLOCK_S", "RULES_S"):
+    for name in ("RETRY_S", "CLOCK_S", "CLOCK_WRONG_S", "CLOCK_AGAIN_S", "RULES_S"):
         monkeypatch.setattr(upkeep, name, 0.001)
 
 
@@ -139,7 +140,6 @@ async def test_the_clock_is_measured_again_and_again() -> None:
 async def test_a_clock_that_is_wrong_or_unknown_is_measured_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """I16: found by the simulation (seed 7): a minute more without trading for one measurement that failed or was late."""
     monkeypatch.setattr(upkeep, "CLOCK_S", 3_600.0)
-    monkeypatch.setattr(upkeep, "CLOCK_WRONG_S", 0.001)
     world = World()
     world.offset_ns, world.failures = 10**9, [Transient("no answer")]
     chores = world.upkeep()
@@ -147,6 +147,48 @@ async def test_a_clock_that_is_wrong_or_unknown_is_measured_again_soon(monkeypat
     await run_until(world, chores.follow_clock(), 4)
 
     assert world.offsets[:3] == [10**9] * 3
+
+
+@pytest.mark.parametrize(
+    ("state", "asking", "seconds"),
+    [
+        ("right", False, [60, 120, 180]),
+        ("right", True, [1, 21, 41, 61]),
+        ("wrong", False, [60, 65, 70, 75]),
+        ("wrong", True, [1, 6, 11, 16]),
+        ("unknown", True, [1, 6, 11, 16]),
+    ],
+)
+def test_f47_the_clock_is_measured_as_often_as_the_limits_say(
+    monkeypatch: pytest.MonkeyPatch, state: str, asking: bool, seconds: list[int]
+) -> None:
+    """On virtual time: every 5 s while it is wrong or unknown and never more often, whatever asks for it each second."""
+    monkeypatch.undo()
+    world = World()
+    world.offset_ns = 10**9 if state == "wrong" else 7
+    world.failures = [Transient("no answer")] * 99 if state == "unknown" else []
+    measured: list[float] = []
+
+    async def live() -> None:
+        loop = asyncio.get_running_loop()
+        chores = world.upkeep()
+        running = asyncio.create_task(chores.follow_clock())
+        while len(measured) < len(seconds):
+            await asyncio.sleep(1.0)
+            if asking:
+                chores._clock_now.set()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            measured.extend([loop.time()] * (len(world.asked) - len(measured)))
+        running.cancel()
+
+    loop = SimLoop()
+    try:
+        loop.run_until_complete(live())
+    finally:
+        loop.close()
+
+    assert [round(at) for at in measured] == seconds
 
 
 async def test_rules_are_refreshed_and_a_refusal_is_no_end() -> None:
