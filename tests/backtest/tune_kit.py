@@ -89,7 +89,7 @@ def make_plan(folder: Path, *, seed: int = 1, batch: int = 4, space: str = SPACE
 
 def made_up(ground: Ground, piece: Piece) -> FoldRun | Refused:
     """Return figures that depend on the piece alone: a heavy weight is bad in everything, a long lookback is refused."""
-    settings, fold = piece
+    settings, fold = piece.settings, piece.fold
     chosen = (
         f"{settings.risk.max_weight} {settings.optimizer.rebalance_every} {sorted(settings.strategy_params.items())}"
     )
