@@ -8,20 +8,28 @@ the strategy changes, and each world is a fresh process.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import msgspec
+import numpy as np
 
 from daemon.backtest.data.files import CandleFile, files_in
 from daemon.backtest.history import Panel
 from daemon.backtest.leak_ask import Asker, Ground, Life
 from daemon.backtest.leak_child import Told
-from daemon.backtest.leak_find import Report
-from daemon.backtest.leak_record import Recorder, record, sampled
-from daemon.backtest.leak_search import Progress, Search
+from daemon.backtest.leak_find import ENGINE, FUTURE, Finding, Report
+from daemon.backtest.leak_record import Recorder, Turn, record, sampled
+from daemon.backtest.leak_search import Progress, Search, moment
+from daemon.backtest.leak_world import MIRRORED, World, perturbed
+from daemon.backtest.rules import infer_rules
 from daemon.backtest.run import worker_config
+from daemon.backtest.session import DAY_NS
 from daemon.domain.errors import ConfigError
 from daemon.domain.signal import NoDecision
 from daemon.settings import Settings
+
+SEQUEL_NS: Final = 2 * DAY_NS
+"""Of a changed future the engine is shown so much: the candle of the day it begins in, and the one after."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,17 +77,55 @@ def find_leaks(
     )
     with Asker(ground, jobs=plan.jobs) as asker:
         wanted = sampled(panel, first, plan.samples, plan.seed) if plan.samples else ()
-        with asker.talk(Life()) as talk:
-            recorder = record(
-                settings, panel, first=first, talk=talk, wanted_ns=wanted, progress=partial(progress, "backtest")
-            )
-            told = talk.told()
-            trained_ns = talk.up.trained_ns
+        rules = infer_rules(panel, settings.quote)
+
+        def backtest(panel: Panel, life: Life, what: str) -> tuple[Recorder, Told, int]:
+            with asker.talk(life) as talk:
+                heard = partial(progress, what)
+                recorder = record(
+                    settings, panel, first=first, talk=talk, wanted_ns=wanted, instruments=rules, progress=heard
+                )
+                return recorder, talk.told(), talk.up.trained_ns
+
+        recorder, told, trained_ns = backtest(panel, Life(), "backtest")
         _check_decides(recorder, settings)
         names, pairs = _candles(plan.folders, settings, told)
         asker.ground = msgspec.structs.replace(ground, names=names)
         asker.modules = told.modules
-        return Search(asker, recorder, progress, pairs).report(told, trained_ns)
+
+        def rerun() -> Finding | None:
+            cut_ns = recorder.turns[len(recorder.turns) // 2].close_ns
+            world = World(kind=MIRRORED, cut_ns=cut_ns, seed=plan.seed)
+            other, _, _ = backtest(other_panel(panel, world), Life(world=world), "backtest again")
+            return compared(recorder.turns, other.turns, cut_ns)
+
+        return Search(asker, recorder, progress, pairs).report(told, trained_ns, rerun=rerun)
+
+
+def other_panel(panel: Panel, world: World) -> Panel:
+    """Return the bars with another future, which ends after two days of it: what the engine itself could look into."""
+    closes = panel.open_ns + panel.bar_ns
+    last = int(np.searchsorted(closes, world.cut_ns + SEQUEL_NS, side="right")) + 1
+    values = panel.values[:last].copy()
+    random = np.random.default_rng(world.seed)
+    for at in range(values.shape[1]):
+        values[:, at] = perturbed(values[:, at], closes[:last] > world.cut_ns, world.kind, random)
+    return panel._replace(open_ns=panel.open_ns[:last], values=values)
+
+
+def compared(one: Sequence[Turn], other: Sequence[Turn], cut_ns: int) -> Finding | None:
+    """Return where two runs part before a moment, None when every question and answer up to it is the same."""
+    known = [turn for turn in one if turn.close_ns <= cut_ns]
+    for first, second in zip(known, [turn for turn in other if turn.close_ns <= cut_ns], strict=False):
+        if first == second:
+            continue
+        at, of = moment(first.close_ns), moment(cut_ns)
+        if first.asked != second.asked:
+            message = f"what the engine asks at {at} depends on bars that close after {of}: a fault of Ballast, please report it"
+            return Finding(experiment=ENGINE, leak=True, message=message, close_ns=first.close_ns, of=len(known))
+        message = f"the decision of {at} depends on bars that close after {of}; more --samples may say on which"
+        return Finding(experiment=FUTURE, leak=True, message=message, close_ns=first.close_ns, of=len(known))
+    return None
 
 
 def _check_decides(recorder: Recorder, settings: Settings) -> None:

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+from array import array
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, NamedTuple, Self, TypeVar
 
 import msgspec
+import numpy as np
 
 from daemon.backtest.leak_child import (
     FROM_CHILD,
@@ -29,6 +31,7 @@ from daemon.backtest.leak_child import (
     packed,
 )
 from daemon.backtest.leak_world import World
+from daemon.core.buffers import ROW_FIELDS
 from daemon.domain.errors import ConfigError
 from daemon.domain.events import Decide, Decided, Seed
 from daemon.domain.signal import NoDecision, Targets
@@ -43,16 +46,63 @@ Answer = Targets | NoDecision
 T = TypeVar("T")
 
 
-class Question(msgspec.Struct, frozen=True):
-    """What the engine asked once: the buffers as they were seeded last, and the decision with all bars since then."""
+class Tape:
+    """Every bar a worker was told of since it was seeded, and the daily closes it knows."""
 
-    seed: Seed
+    def __init__(self, seed: Seed) -> None:
+        self._symbols = seed.symbols
+        self._bar_ns = seed.bar_ns
+        self._index = {symbol: at for at, symbol in enumerate(seed.symbols)}
+        self._rows = [array("d", np.frombuffer(one, dtype=np.float64).tolist()) for one in seed.rows]
+        self._daily = seed.daily
+
+    def hear(self, decide: Decide) -> None:
+        """Add what a question brings."""
+        self._daily = decide.daily or self._daily
+        for bar in decide.bars:
+            at = self._index.get(bar.symbol)
+            if at is not None:
+                rows = self._rows[at]
+                if not rows or bar.close_ns > rows[-ROW_FIELDS]:
+                    rows.extend((float(bar.close_ns), bar.open, bar.high, bar.low, bar.close, bar.volume))
+
+    def question(self, decide: Decide) -> "Question":
+        """Return a question, asked anew: with full buffers, and no more than the bars that have just closed."""
+        last = tuple(bar for bar in decide.bars if bar.close_ns == decide.close_ns)
+        return Question(self, msgspec.structs.replace(decide, bars=last, daily=()), self._daily)
+
+    def seed(self, begin_ns: int, end_ns: int, daily: tuple[bytes, ...]) -> Seed:
+        """Return the bars that closed after ``begin_ns`` and before ``end_ns``."""
+        rows: list[bytes] = []
+        for one in self._rows:
+            table = np.frombuffer(one, dtype=np.float64).reshape(-1, ROW_FIELDS)
+            rows.append(table[(table[:, 0] > begin_ns) & (table[:, 0] < end_ns)].tobytes())
+        return Seed(self._symbols, tuple(rows), daily, self._bar_ns)
+
+    def begin_ns(self) -> int:
+        """Return the first close there is."""
+        return min((int(one[0]) for one in self._rows if one), default=0)
+
+
+class Question(NamedTuple):
+    """What the engine asked once: the bars before, the decision, and the daily closes known then."""
+
+    tape: Tape
     decide: Decide
+    daily: tuple[bytes, ...]
 
     @property
     def close_ns(self) -> int:
         """Return the close that was decided on."""
         return self.decide.close_ns
+
+    def seed(self, bars: int) -> Seed:
+        """Return buffers for the question: the newest so many bars, less the one that has just closed."""
+        return self.tape.seed(self.close_ns - bars * self.decide.bar_ns, self.close_ns, self.daily)
+
+    def length(self, most: int) -> int:
+        """Return how many bars there are, the one that has just closed included, at most ``most``."""
+        return min(most, (self.close_ns - self.tape.begin_ns()) // self.decide.bar_ns + 1)
 
 
 class Life(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +135,7 @@ class Talk:
         self._frames = Frames()
         self._seconds = opening.seconds
         self._strategy = opening.config.strategy
+        self._kept = opening.config.buffer_bars
         link.settimeout(opening.seconds + SLACK_S)
         self._send(opening)
         up = self._take()
@@ -104,9 +155,9 @@ class Talk:
         assert isinstance(reply, Reply), reply  # noqa: S101
         return reply.decided
 
-    def ask(self, question: Question) -> Answer:
-        """Return the answer to a question, asked with buffers as they were then."""
-        self.seed(question.seed)
+    def ask(self, question: Question, bars: int = 0) -> Answer:
+        """Return the answer to a question, asked with the newest ``bars`` bars in the buffers, 0: all that are kept."""
+        self.seed(question.seed(bars or self._kept))
         return self.decide(question.decide).result
 
     def told(self) -> Told:

@@ -135,7 +135,9 @@ def serve(link: socket.socket, loaded: frozenset[str]) -> None:
                 try:
                     shown = _make(message)
                     watch = Watch([Path(one) for one in message.folders])
-                    elsewhere = Elsewhere([Path(one) for one in (*message.folders, message.config.setup.models_dir)])
+                    elsewhere = Elsewhere(
+                        [Path(one) for one in (*message.folders, message.config.setup.models_dir) if one]
+                    )
                     if message.clock_ns:
                         move(message.clock_ns)
                     worker = InlineWorker(message.config)

@@ -10,6 +10,7 @@ from daemon.domain.signal import Forecast, NoDecision, Targets
 
 FUTURE: Final = "future"
 END: Final = "end"
+ENGINE: Final = "engine"
 PAST: Final = "past"
 ORDER: Final = "order"
 REPEAT: Final = "repeat"

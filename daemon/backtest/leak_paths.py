@@ -119,6 +119,8 @@ def _lead(moves: dict[str, str]) -> None:
 class Watch:
     """Which files directly in these folders are opened, by whatever means (inotify); ``ready`` is False where it cannot tell."""
 
+    ready = False
+
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders: dict[int, Path] = {}
         self._seen: set[str] = set()
@@ -132,8 +134,6 @@ class Watch:
             if number >= 0:
                 self._folders[number] = folder
         self.ready = len(self._folders) == len(folders)
-
-    ready = False
 
     def opened(self) -> tuple[str, ...]:
         """Return the names of the files opened so far, sorted."""

@@ -10,6 +10,7 @@ from daemon.backtest.leak_ask import Answer, Asker, Life, Question
 from daemon.backtest.leak_child import Told
 from daemon.backtest.leak_find import (
     END,
+    ENGINE,
     FILES,
     FUTURE,
     MODEL,
@@ -24,7 +25,7 @@ from daemon.backtest.leak_find import (
     near,
     same,
 )
-from daemon.backtest.leak_record import Recorder, length, shortened, whole
+from daemon.backtest.leak_record import Recorder
 from daemon.backtest.leak_trace import halve, trace
 from daemon.backtest.leak_world import BEGUN, ENDED, KINDS, WORDS, World, last_close_ns
 from daemon.backtest.session import DAILY_BARS, DAY_NS
@@ -64,7 +65,7 @@ class Search:
 
     def __init__(self, asker: Asker, recorder: Recorder, progress: Progress, pairs: tuple[str, ...]) -> None:
         self._asker = asker
-        self._decisions = recorder.decisions
+        self._decisions = len(recorder.turns)
         self._samples = recorder.samples
         self._progress = progress
         self._pairs = pairs
@@ -72,8 +73,8 @@ class Search:
         self._notes: list[str] = []
         self._answers: list[Answer] = []
 
-    def report(self, told: Told, trained_ns: int) -> Report:
-        """Do everything."""
+    def report(self, told: Told, trained_ns: int, *, rerun: Callable[[], Finding | None]) -> Report:
+        """Do everything; ``rerun`` compares a whole backtest with another future, when answers are repeated at all."""
         asker = self._asker
         self._model(trained_ns)
         self._files(told)
@@ -82,6 +83,9 @@ class Search:
         if self._repeat():
             state = self._order()
             self._future()
+            whole = rerun()
+            if whole is not None and (whole.experiment == ENGINE or not self._findings):
+                self._findings.append(whole)
             if told.opened or not told.watched:
                 self._past()
             if state:
@@ -298,23 +302,23 @@ class Search:
                 of=len(chosen),
             )
 
-    def _needed(self) -> Needed | None:
+    def _needed(self) -> Needed:
         """Find the shortest history from which on decisions are what they are."""
+        kept = self._asker.ground.config.buffer_bars
         decided = [at for at, one in enumerate(self._answers) if not isinstance(one, NoDecision)]
         probes = _spread(decided, PROBES)
         bars = 1
         with self._asker.talk(Life()) as talk:
 
-            def holds(at: int, question: Question, count: int) -> bool:
-                return near(self._answers[at], talk.ask(shortened(question, count)))
+            def holds(at: int, count: int) -> bool:
+                return near(self._answers[at], talk.ask(self._samples[at].question, count))
 
             for done, at in enumerate([*probes, *(one for one in decided if one not in probes)]):
-                question = whole(self._samples[at].question)
-                most = length(question)
-                if bars < most and not holds(at, question, bars):
-                    bars = halve(partial(holds, at, question), bars, most)
+                most = self._samples[at].question.length(kept)
+                if bars < most and not holds(at, bars):
+                    bars = halve(partial(holds, at), bars, most)
                 self._progress("history", done + 1, len(decided))
-        return Needed(bars, self._asker.ground.config.buffer_bars)
+        return Needed(bars, kept)
 
     def _add(self, experiment: str, message: str, **more: Any) -> None:
         """Add a finding, by default a leak seen in one of all samples."""

@@ -32,12 +32,12 @@ BEGUN: Final = "begun"
 KINDS: Final = (MIRRORED, SCALED, SHUFFLED, GARBAGE)
 """Ways to change the future; ``ENDED`` leaves it out, ``BEGUN`` leaves out what closed before a moment."""
 WORDS: Final = {
-    SHUFFLED: "its bars in another order",
-    MIRRORED: "its returns with the opposite sign",
-    SCALED: "three times the prices",
-    GARBAGE: "a random walk instead",
-    ENDED: "no rows after the decision",
-    BEGUN: "no rows before the history that is kept",
+    SHUFFLED: "the later bars in another order",
+    MIRRORED: "the later returns of opposite sign",
+    SCALED: "the later prices three times as high",
+    GARBAGE: "a random walk from there on",
+    ENDED: "no rows after it",
+    BEGUN: "no rows older than what is kept",
 }
 SCALE: Final = 3.0
 ROUGHNESS: Final = 5.0

@@ -1,7 +1,11 @@
 """`ballast leak`: planted leaks are found and named, honest strategies are clean, the bar that matters is right."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,17 @@ from hypothesis import strategies as st
 
 from daemon.backtest.data.files import Candles, path_of, write
 from daemon.backtest.history import load_panel
-from daemon.backtest.leak import Plan, find_leaks
-from daemon.backtest.leak_find import Finding, Report
+from daemon.backtest.leak import Plan, compared, find_leaks
+from daemon.backtest.leak_find import Finding, Needed, Report
+from daemon.backtest.leak_record import Turn
+from daemon.backtest.longer import Longer
 from daemon.backtest.run import warm_up_ns
 from daemon.cli.main import run
 from daemon.domain.errors import ConfigError
 from daemon.settings import load_settings
 
+REPO = Path(__file__).resolve().parents[2]
+DEADLINE_S = 120.0
 LEAKY = Path(__file__).parent / "leaky"
 HOUR_NS = 3_600 * 10**9
 T0_NS = 1_704_067_200 * 10**9
@@ -216,6 +224,15 @@ def test_honest_strategies_are_clean(place: Path, strategy: str, extra: str) -> 
         assert report.needed.bars == 25
 
 
+def test_a_strategy_that_uses_all_of_its_view_is_clean(place: Path) -> None:
+    """Each question is asked again with the very bars, days and weights of the run; all bars are needed."""
+    report = look(place, "honest:Everything", samples=12)
+
+    assert report.findings == ()
+    assert report.needed is not None
+    assert report.needed == Needed(KEPT, KEPT)
+
+
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(past=st.lists(st.floats(-3.0, 3.0), min_size=1, max_size=8), ahead=st.integers(0, 30), seed=st.integers(0, 99))
 def test_a_linear_strategy_is_clean_or_found_with_the_right_bar(
@@ -230,6 +247,29 @@ def test_a_linear_strategy_is_clean_or_found_with_the_right_bar(
         traces = [one.trace for one in report.findings if one.experiment == "future"]
         assert len(traces) == len(report.findings) == 3
         assert {(one.first_bars, one.last_bars, one.fields) for one in traces if one} == {(ahead, ahead, ("close",))}
+
+
+def test_two_runs_are_compared_question_by_question() -> None:
+    """Another question is the engine's fault, another answer the strategy's; what comes after the cut does not count."""
+    turns = [Turn(at, b"asked", b"answered") for at in range(1, 5)]
+    after = [*turns[:3], Turn(4, b"other", b"other")]
+    asked = [turns[0], Turn(2, b"other", b"answered"), *turns[2:]]
+    answered = [turns[0], Turn(2, b"asked", b"other"), *turns[2:]]
+
+    assert compared(turns, after, 3) is None
+    for other, experiment in ((asked, "engine"), (answered, "future")):
+        found = compared(turns, other, 3)
+        assert found is not None
+        assert (found.experiment, found.close_ns, found.of) == (experiment, 2, 3)
+
+
+def test_an_engine_that_looks_ahead_is_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Daily candles that are told before their day has closed: nobody but the run as a whole can notice."""
+    told = Longer.until
+    monkeypatch.setattr(Longer, "until", lambda self, number, time_ns: told(self, number, time_ns + 24 * HOUR_NS))
+    found = only(look(place, "honest:Everything"))
+
+    assert (found.experiment, found.leak) == ("engine", True)
 
 
 # ---------------------------------------------------------------------- what cannot be looked at
@@ -250,6 +290,51 @@ def test_a_strategy_that_cannot_be_asked_is_refused_in_one_line(place: Path, str
         look(place, strategy)
 
     assert "\n" not in str(refused.value)
+
+
+def test_a_strategy_that_hangs_is_given_up(place: Path) -> None:
+    """Its process is ended, whatever it is doing."""
+    with pytest.raises(ConfigError, match="no answer within 1 s"):
+        look(place, "impure:Hangs", seconds=1.0)
+
+    assert _gone(int((place / "hanging").read_text()))
+
+
+def test_no_process_outlives_a_command_that_is_killed(place: Path) -> None:
+    """SIGKILL in the middle of a question: the nursery and its child end by themselves."""
+    config = configuration(place, "impure:Hangs")
+    command = [sys.executable, "-m", "daemon", "leak", "-c", str(config), "--data", str(place / "candles")]
+    process = subprocess.Popen([*command, "--start", "2024-01-17", "--end", "2024-01-18"], cwd=REPO)
+    name = place / "hanging"
+    deadline = time.monotonic() + DEADLINE_S
+    while not (name.is_file() and name.read_text()) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    child = int(name.read_text())
+    process.kill()
+    process.wait()
+
+    assert _gone(child)
+
+
+def _gone(pid: int) -> bool:
+    """Wait for a process to end, and say whether it has."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if " Z " in _stat(pid):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _stat(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return " Z "
 
 
 def test_the_command_says_what_it_found_and_exits_with_3(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,3 +85,16 @@ class Dies:
         import os
 
         os._exit(3)
+
+
+class Hangs:
+    """Never answers; says who it is."""
+
+    def decide(self, view: View, params: dict[str, object]) -> Targets:
+        """Wait for ever."""
+        import os
+        import time
+
+        (Path(__file__).parent / "hanging").write_text(str(os.getpid()))
+        while True:
+            time.sleep(60.0)
