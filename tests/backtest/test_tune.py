@@ -21,6 +21,7 @@ from daemon.backtest.tune import (
     Attempt,
     Plan,
     Progress,
+    attempt_of,
     identity_of,
     objectives,
     pareto,
@@ -86,6 +87,9 @@ def test_the_study_that_others_are_compared_with(whole: dict[str, Any]) -> None:
     assert whole["trials"] == WHOLE
     assert {one["state"] for one in whole["all"]} == {"complete", "pruned", "failed"}
     assert [one["trial"] for one in whole["all"]] == list(range(WHOLE))
+    assert {one["reason"] for one in whole["all"] if one["state"] == "failed"} == {
+        "too long on fold 1"
+    }  # 2 says so too
 
 
 def test_three_workers_the_same_study(plan: Plan, url: str, whole: dict[str, Any]) -> None:
@@ -125,11 +129,11 @@ def test_another_seed_is_another_study(plan: Plan, url: str, whole: dict[str, An
     assert [one["params"] for one in other["all"]] != [one["params"] for one in whole["all"][:4]]
 
 
-def test_a_study_that_is_asked_for_more_goes_on(plan: Plan, url: str, whole: dict[str, Any]) -> None:
-    """Six trials, then more, are those that would have been made at once, though six is in the middle of a batch."""
-    assert study(plan, url, 6)["trials"] == 6
+def test_a_study_that_is_asked_for_more_goes_on(plan: Plan, url: str, tmp_path: Path) -> None:
+    """What is asked for later in a batch does not know how the batch began: 26 trials, then 28, are 28 at once."""
+    assert study(plan, url, 26)["trials"] == 26
 
-    assert study(plan, url, WHOLE) == whole
+    assert study(plan, url, 28) == study(plan, f"sqlite:///{tmp_path / 'once.db'}", 28)
 
 
 def test_a_study_that_has_enough_does_nothing(plan: Plan, url: str, whole: dict[str, Any]) -> None:
@@ -397,6 +401,17 @@ def test_how_much_is_luck(whole: dict[str, Any]) -> None:
     assert any(one["deflated_sharpe"] < one["probabilistic_sharpe"] for one in front)
     assert 0.0 <= whole["overfitting"]["probability"] <= 1.0
     assert whole["overfitting"]["trials"] == whole["complete"]
+
+
+def test_stopped_trials_are_tries_too(plan: Plan, url: str) -> None:
+    """Leaving them out would make the others look better: fewer tries, and less to expect of luck."""
+    study(plan, url, WHOLE)
+    attempts = [attempt_of(int(one.user_attrs["slot"]), one) for one in trials_in(url)]
+    told = result_of(plan, attempts, name=NAME)["luck"]
+    kept = result_of(plan, [one for one in attempts if one.state != "pruned"], name=NAME)["luck"]
+
+    assert told["effective"] > kept["effective"]
+    assert told["sharpe"] > kept["sharpe"]
 
 
 def test_a_single_trial_proves_nothing(plan: Plan, url: str) -> None:

@@ -75,6 +75,17 @@ def test_trained_once_for_all_trials(
     assert list((tmp_path / "shelf").glob(".*")) == []
 
 
+def test_other_candles_are_other_models(settings: Settings, plain: FoldRun, panel: Panel, tmp_path: Path) -> None:
+    """A shelf that holds models of one history has none for another that ends at the same time."""
+    other = candles(BARS, seed=6)
+    expected = run_piece(_ground(other, None), Piece(settings, 1))
+    run_piece(_ground(panel, tmp_path), Piece(settings, 1))
+
+    assert run_piece(_ground(other, tmp_path), Piece(settings, 1)) == expected
+    assert expected != plain
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "file"])
 def test_a_damaged_shelf_costs_time_alone(
     panel: Panel, settings: Settings, plain: FoldRun, tmp_path: Path, damage: str
