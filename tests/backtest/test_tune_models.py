@@ -86,6 +86,15 @@ def test_other_candles_are_other_models(settings: Settings, plain: FoldRun, pane
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_pair_alone_has_models_of_its_own(settings: Settings, panel: Panel, tmp_path: Path) -> None:
+    """Models of one pair are not taken for those of another."""
+    for pair in (0, 1):
+        expected = run_piece(_ground(panel, None), Piece(settings, 1, pair))
+        assert run_piece(_ground(panel, tmp_path), Piece(settings, 1, pair)) == expected
+
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "file"])
 def test_a_damaged_shelf_costs_time_alone(
     panel: Panel, settings: Settings, plain: FoldRun, tmp_path: Path, damage: str

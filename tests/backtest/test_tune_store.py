@@ -11,15 +11,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 
+from daemon.backtest.history import load_panel
 from daemon.backtest.tune import Plan, identity_of
 from daemon.backtest.tune_store import open_store
 from daemon.backtest.tune_trial import Refused
 from daemon.cli.main import run
 from daemon.domain.errors import AlreadyRunning, ConfigError, Unreachable
-from tests.backtest.tune_kit import NAME, make_plan, study, trials_in, write_ground
+from tests.backtest.tune_kit import HOUR_NS, NAME, PAIRS, make_plan, study, trials_in, write_ground
 from tests.edge.postgres import Server
 
 REPO = Path(__file__).resolve().parents[2]
@@ -247,6 +249,24 @@ def test_json(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run([*arguments, "--trials", "2", "--jobs", "1", "--out", str(tmp_path), "--json"]) == 0
 
     assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "study.json").read_bytes())
+
+
+def test_windows_and_what_warms_up(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--start` bounds the folds, not what is read before it; a horizon that is searched sets the gap by its largest value."""
+    (tmp_path / "space.toml").write_text("[forecast.horizon_bars]\nlow = 2\nhigh = 10\n")
+    more = ["--space", str(tmp_path / "space.toml"), "--start", "2023-01-04", "--embargo", "3", "--folds", "2"]
+    assert run([*arguments, *more, "--trials", "1", "--jobs", "1", "--out", str(tmp_path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    read = load_panel(
+        Path(arguments[arguments.index("--data") + 1]), PAIRS, bar="1h", bar_ns=HOUR_NS, start_ns=None, end_ns=None
+    )
+
+    assert result["identity"]["data"] == read.digest
+    assert result["folds"][0]["learn_from"] == "2023-01-04T00:00:00Z"
+    assert [one["bars"] for one in result["folds"]] == [47, 47]  # (7 days * 24 - 2 gaps of 13) / 3
+    assert result["folds"][1]["end"] == "2023-01-11T00:00:00Z"
+    gaps = [np.datetime64(one["start"][:-1]) - np.datetime64(one["learn_to"][:-1]) for one in result["folds"]]
+    assert gaps == [np.timedelta64(13, "h")] * 2
 
 
 def test_no_trial_can_be_completed(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
