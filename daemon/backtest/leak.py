@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from daemon.backtest.data.files import CandleFile, files_in
+from daemon.backtest.data.files import files_in
 from daemon.backtest.history import Panel
 from daemon.backtest.leak_ask import Asker, Ground, Life
 from daemon.backtest.leak_child import Told
@@ -25,11 +25,15 @@ from daemon.backtest.rules import infer_rules
 from daemon.backtest.run import worker_config
 from daemon.backtest.session import DAY_NS
 from daemon.domain.errors import ConfigError
-from daemon.domain.signal import NoDecision
+from daemon.domain.signal import NoDecision, NoReason
 from daemon.settings import Settings
 
 SEQUEL_NS: Final = 2 * DAY_NS
 """Of a changed future the engine is shown so much: the candle of the day it begins in, and the one after."""
+
+
+UNREAD_MAX: Final = 8
+"""Files of the pairs traded that get another future though the strategy was not seen to read them."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,22 +138,22 @@ def _check_decides(recorder: Recorder, settings: Settings) -> None:
         raise ConfigError("the engine asked for no decision in that time: `ballast backtest` says why")
     refused = [one.answer for one in recorder.samples if isinstance(one.answer, NoDecision)]
     if len(refused) == len(recorder.samples):
+        remedy = "`ballast backtest` must decide first"
+        if refused[0].reason is NoReason.NO_MODEL:
+            remedy = "--train trains a model first"
         raise ConfigError(
             f"strategy = {settings.strategy!r} decided nothing, so nothing can be compared "
-            f"({refused[0].reason}: {refused[0].detail}); `ballast backtest` must decide first"
+            f"({refused[0].reason}: {refused[0].detail}); {remedy}"
         )
 
 
 def _candles(folders: Sequence[Path], settings: Settings, told: Told) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return names and pairs of the files that get another future: what was opened, and the bars that are traded on.
+    """Return names and pairs of the files that get another future: what was opened, and some of the bars traded on.
 
     Where opening cannot be watched, every candle file.
     """
     known = [one for folder in folders for one in files_in(folder)]
-
-    def chosen_file(one: CandleFile) -> bool:
-        traded = one.pair in settings.universe and one.timeframe == settings.bar
-        return traded or one.path.name in told.opened or not told.watched
-
-    chosen = [one for one in known if chosen_file(one)]
+    chosen = [one for one in known if one.path.name in told.opened or not told.watched]
+    traded = [one for one in known if one.pair in settings.universe and one.timeframe == settings.bar]
+    chosen.extend(one for one in traded[:UNREAD_MAX] if one not in chosen)
     return tuple(dict.fromkeys(one.path.name for one in chosen)), tuple(dict.fromkeys(one.pair for one in chosen))

@@ -34,7 +34,6 @@ LIBRARIES: Final = frozenset(
     {
         "clarabel",
         "cvxpy",
-        "daemon",
         "msgspec",
         "numpy",
         "osqp",
@@ -46,12 +45,12 @@ LIBRARIES: Final = frozenset(
         "scipy",
         "sklearn",
         "statsmodels",
-        "strategies",
         "threadpoolctl",
         "torch",
     }
 )
-"""Packages that may be loaded before the strategy: they hold none of its data. Whatever else it imports is fresh."""
+"""Packages that may be loaded before the strategy: they hold none of its data. Whatever else it imports is fresh, a
+neighbour in ``strategies`` too."""
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -154,9 +153,10 @@ def serve(link: socket.socket, loaded: frozenset[str]) -> None:
             elif isinstance(message, Decide):
                 _limit(opened.seconds)
                 link.sendall(packed(Reply(worker.decide(message))))
+                watch.opened()  # the system keeps a bounded number of events
             else:
                 heard = elsewhere.opened() if elsewhere is not None else ()
-                link.sendall(packed(Told(watch.opened(), heard, _libraries(opened.config, loaded), watch.ready)))
+                link.sendall(packed(Told(watch.opened(), heard, _libraries(loaded), watch.ready)))
             _limit(0.0)
 
 
@@ -175,13 +175,12 @@ def _limit(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _libraries(config: WorkerConfig, loaded: frozenset[str]) -> tuple[str, ...]:
-    """Return what else may be loaded before a strategy: libraries, never the strategy's or its model's own modules."""
-    own = {config.strategy.partition(":")[0], config.setup.forecast.model.partition(":")[0]}
+def _libraries(loaded: frozenset[str]) -> tuple[str, ...]:
+    """Return what else may be loaded before a strategy."""
     return tuple(
         name
         for name in sorted(sys.modules.keys() - loaded)
-        if name.partition(".")[0] in LIBRARIES and name not in own and not name.endswith("__main__")
+        if name.partition(".")[0] in LIBRARIES and not name.endswith("__main__")
     )
 
 

@@ -22,6 +22,7 @@ MS_REC: Final = 16_384
 MS_PRIVATE: Final = 1 << 18
 IN_ACCESS: Final = 0x1
 IN_OPEN: Final = 0x20
+IN_Q_OVERFLOW: Final = 0x4000
 IN_NONBLOCK: Final = os.O_NONBLOCK
 EVENT: Final = struct.Struct("iIII")
 EVENTS_BYTES: Final = 1 << 16
@@ -137,12 +138,14 @@ class Watch:
 
     def opened(self) -> tuple[str, ...]:
         """Return the names of the files opened so far, sorted."""
-        for number, name in self._events():
+        for number, mask, name in self._events():
+            if mask & IN_Q_OVERFLOW:
+                self.ready = False
             if number in self._folders and name:
                 self._seen.add(name)
         return tuple(sorted(self._seen))
 
-    def _events(self) -> Iterator[tuple[int, str]]:
+    def _events(self) -> Iterator[tuple[int, int, str]]:
         while self._fd >= 0:
             try:
                 data = os.read(self._fd, EVENTS_BYTES)
@@ -150,10 +153,10 @@ class Watch:
                 return
             at = 0
             while at + EVENT.size <= len(data):
-                number, _mask, _cookie, length = EVENT.unpack_from(data, at)
+                number, mask, _cookie, length = EVENT.unpack_from(data, at)
                 name = data[at + EVENT.size : at + EVENT.size + length].rstrip(b"\0")
                 at += EVENT.size + length
-                yield number, os.fsdecode(name)
+                yield number, mask, os.fsdecode(name)
 
 
 class Elsewhere:

@@ -135,6 +135,14 @@ def test_a_centred_average_cached_at_import_is_found_with_its_reach(place: Path)
     assert found.trace.fields == ("close",)
 
 
+def test_what_a_neighbour_of_the_strategy_caches_is_fresh_in_every_world(place: Path) -> None:
+    """The table is made in a module that the strategy imports."""
+    (place / "front.py").write_text("from centred import Centred\n\n\nclass Front(Centred):\n    pass\n")
+    found = only(look(place, "front:Front", samples=2))
+
+    assert (found.experiment, found.count) == ("future", 2)
+
+
 @pytest.mark.parametrize("mount", [True, False])
 def test_the_maximum_of_a_whole_file_is_found(place: Path, mount: bool) -> None:
     """Read by pyarrow, which does not open files through Python: with mounts, and without them."""
@@ -193,12 +201,13 @@ def test_the_beginning_of_a_file_is_a_warning(place: Path) -> None:
     assert (found.experiment, found.leak) == ("past", False)
 
 
-def test_a_table_of_its_own_is_a_warning_that_names_the_file(place: Path) -> None:
-    """What cannot be varied is said."""
-    found = only(look(place, "impure:Table"))
+@pytest.mark.parametrize(("name", "word"), [("Table", "features.json"), ("Network", "network: ('127.0.0.1', 9)")])
+def test_what_no_world_can_vary_is_a_warning_that_names_it(place: Path, name: str, word: str) -> None:
+    """A table of its own, a connection."""
+    found = only(look(place, f"impure:{name}"))
 
     assert (found.experiment, found.leak) == ("files", False)
-    assert str(place / "features.json") in found.message
+    assert word in found.message
 
 
 # ---------------------------------------------------------------------- what is honest is clean
