@@ -211,7 +211,10 @@ class Reconciler:
             # What is being sent right now answers for itself.
             if order.client_id in listed or order.state is OrderState.SENDING:
                 continue
-            found = await evidence.look_up(order)
+            try:
+                found = await evidence.look_up(order)
+            except NoMarketError:
+                found = False  # nothing can be learnt here; the others must be compared all the same
             if (not found and order.state in UNRESOLVED) or (order.short and order.state in TERMINAL):
                 self._chore(order)
         return self.outsiders.show(strangers, self._calls.symbol_of)
@@ -243,10 +246,10 @@ class Reconciler:
             self._tracker.touched.discard(symbol)
             try:
                 await self._search(symbol, first_ns, opened_ns)
-            except Transient as error:
+            except NoMarketError:
+                self._no_market.add(symbol)  # a guess, or gone since we traded it: balances say whether all is well
+            except Transient:
                 if symbol not in self._ours and symbol not in traded:
-                    if isinstance(error, NoMarketError):
-                        self._no_market.add(symbol)
                     continue  # a guess
                 self._tracker.touched.add(symbol)
                 raise

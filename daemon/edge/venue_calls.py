@@ -28,7 +28,7 @@ UNKNOWN_SYMBOL: Final = -1121
 
 
 class NoMarketError(Transient):
-    """The venue has no such market: only who guesses one hears this, and need not ask again."""
+    """The venue has no such market (any more): who guessed one need not ask again, and others must not wait for an answer."""
 
 
 class VenueCalls:
@@ -84,6 +84,8 @@ class VenueCalls:
         exchange: Any = lane.exchange
         params = {"symbol": self._venue_symbol(symbol), "origClientOrderId": client_id}
         answer = await lane.ask("order.query", lambda: exchange.private_get_order(params))
+        if error_code(answer.reply) == UNKNOWN_SYMBOL:
+            raise NoMarketError(f"no market {params['symbol']}")
         return account.read_order(answer.reply)
 
     async def query_venue_id(self, venue_id: str, symbol: str) -> account.VenueOrder | None:

@@ -8,6 +8,7 @@ from daemon.domain.events import Flow, Reconciled
 from daemon.domain.orders import Fill, OrderUpdate
 from daemon.edge.ledger_read import LedgerReader
 from daemon.edge.ownership import Ownership, differences, opening_flows, own_share
+from daemon.edge.tracker import UNRESOLVED
 from daemon.exchange.config import SimConfig
 from daemon.exchange.server import SimulatedExchange
 from tests.edge.venue_kit import Rig, rig, until
@@ -251,6 +252,36 @@ async def test_restart_after_lost_answers(tmp_path: Path) -> None:
             assert two.orders_of(resting.client_id)[0].is_open
         with LedgerReader(two.ledger.config.path) as reader:
             assert [record.intent.client_id for record in reader.open_orders()] == [resting.client_id]
+    finally:
+        await sim.stop()
+
+
+async def test_f26_a_market_that_is_gone_holds_up_no_comparison(tmp_path: Path) -> None:
+    """Traded once, with an order whose answer was lost: it is asked about in vain, the others are compared all the same."""
+    sim = SimulatedExchange(SimConfig(history_bars=120, symbols=3))
+    await sim.start()
+    try:
+        async with rig(tmp_path, sim=sim) as one:
+            await one.venue.reconcile()
+            await one.submit(one.intent("ETH/USDT"))
+            one.fault(ORDER, "cut_after")
+            lost = one.intent()
+            await one.submit(lost)
+            one.fault(ORDER, "cut")
+            vain = one.intent("ETH/USDT")
+            await one.submit(vain)
+        async with rig(tmp_path, sim=sim) as two:
+            for path in ("order", "myTrades", "allOrders", "openOrders"):
+                two.fault(f"GET /api/v3/{path}", "error", contains="ETHUSDT", status=400, code=-1121, times=0)
+            await two.venue.catch_up()
+            await two.venue.reconcile()
+
+            assert two.verdict().ok
+            assert two.states(lost.client_id)[-1] == "filled"
+            assert set(two.states(vain.client_id)) <= {"resolving"}
+            open_still = two.venue.tracker.find(vain.client_id)
+            assert open_still is not None
+            assert open_still.state in UNRESOLVED
     finally:
         await sim.stop()
 
