@@ -45,3 +45,8 @@ class EngineConfig(msgspec.Struct, frozen=True, tag=True):
     """Symbols that are held and have left the universe: watched and guarded, never bought, sold at the next decision."""
     lag_max_ns: int = 2 * NS_PER_S
     """A longer pause between two timers means that the loop, or the machine, was away; 0: timers are not regular."""
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """Return the universe, then what has left it."""
+        return (*self.universe, *self.leaving)

@@ -238,17 +238,17 @@ class Engine:
 
     def silence(self) -> str:
         """Return why the market data as a whole cannot be trusted, "" when it can."""
-        state = self.state
-        if not state.links["market"]:
+        if not (state := self.state).links["market"]:
             return "market stream is down"
         # Frames only: REST may vouch for a quiet symbol on a flowing connection, never for a connection that is silent.
-        newest = max((market.frame_ns for market in state.markets.values()), default=0)
+        markets = [market for market in state.markets.values() if not state.is_unlisted(market)]
+        newest = max((m.frame_ns for m in markets), default=0)
         if state.now_ns - newest > self.config.max_age_ns:
             return f"no market data for {(state.now_ns - newest) / NS_PER_S:.1f} s"
         bound_ns = state.now_ns - 10 * self.config.max_age_ns
-        old = [m.symbol for m in state.markets.values() if m.newest_ns < bound_ns or m.phase != "live"]
-        if len(old) * STALE_SHARE > len(state.markets):
-            return f"{len(old)} of {len(state.markets)} symbols are stale: {', '.join(old[:5])}"
+        old = [m.symbol for m in markets if m.newest_ns < bound_ns or m.phase != "live"]
+        if len(old) * STALE_SHARE > len(markets):
+            return f"{len(old)} of {len(markets)} symbols are stale: {', '.join(old[:5])}"
         return ""
 
     def _losses(self, now_ns: int) -> tuple[Effect, ...]:

@@ -98,6 +98,7 @@ class ExitDesk:
             (symbol not in state.exits.active, market.priced_ns, symbol)
             for symbol in {*state.exits.active, *held}
             if (market := state.markets.get(symbol)) is not None
+            and not state.is_unlisted(market)
             and now_ns - market.priced_ns > limit_ns
             and now_ns - market.confirm_ns >= self._config.max_age_ns
         ]

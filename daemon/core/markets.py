@@ -301,6 +301,8 @@ class Markets:
                     None  # each trade moves the touch: a book that stood still through many is not the market's
                 )
             if market.phase is Phase.DOWN:
+                if market.instrument is None and market.symbol in config.leaving:
+                    continue  # the exchange has it no more: there is nothing to ask for
                 if event.ts_ns - self.up_ns >= config.sync_delay_ns:
                     market.phase = Phase.SYNCING
                     market.asked_ns = event.ts_ns

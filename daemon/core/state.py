@@ -27,7 +27,7 @@ class State:
         """Start empty and HALTED."""
         self.config = config
         self.symbols = config.universe
-        self.markets = {symbol: Market(symbol, config.bar_ns) for symbol in (*config.universe, *config.leaving)}
+        self.markets = {symbol: Market(symbol, config.bar_ns) for symbol in config.watched}
         self.account = Account(config.quote)
         self.blotter = Blotter()
         self.causes = Causes()
@@ -125,6 +125,10 @@ class State:
             or not self.fresh(market)
             or market.symbol in uncertain
         )
+
+    def is_unlisted(self, market: Market) -> bool:
+        """Return whether a symbol is held, or has an open order, that the exchange has no more: nothing is asked about it."""
+        return market.instrument is None and market.symbol in self.config.leaving
 
     @property
     def stale(self) -> tuple[str, ...]:

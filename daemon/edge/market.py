@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -92,8 +92,10 @@ class MarketData:
 
     # ------------------------------------------------------------------ rules and clock
 
-    async def instruments(self, universe: Sequence[str]) -> Listed:
+    async def instruments(self, universe: Sequence[str], *, leaving: Collection[str] = ()) -> Listed:
         """Return the trading rules of the universe and give ccxt these markets alone.
+
+        Of ``leaving``, which are part of it, those that the exchange does not have (any more) are left out.
 
         A symbol that was there before and is listed no more, or whose rules have become nonsense, keeps those it had and is
         not traded (F26): the others must go on.
@@ -128,8 +130,9 @@ class MarketData:
             one = wire.instrument(entry)
             if isinstance(one, Instrument):
                 found[one.symbol] = (one, entry)
-            elif (symbol := wanted.get(one.symbol, one.symbol)) not in self._known:
+            elif (symbol := wanted.get(one.symbol, one.symbol)) not in self._known and symbol not in leaving:
                 raise ConfigError(f"universe: {symbol} cannot be traded here: {one.detail}")
+        universe = [symbol for symbol in universe if symbol in {*found, *self._known} or symbol not in leaving]
         missing = [symbol for symbol in universe if symbol not in found]
         self._gone = {symbol for symbol in missing if symbol in self._known}
         if unknown := [symbol for symbol in missing if symbol not in self._known]:

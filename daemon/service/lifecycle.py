@@ -36,7 +36,7 @@ from daemon.service.stages import Stage, stop_in
 from daemon.service.standby import Standby
 from daemon.service.steady import SteadyClock, not_ahead
 from daemon.service.training import Trainer, model_rows
-from daemon.service.upkeep import Upkeep, until
+from daemon.service.upkeep import Upkeep, rules_of, until
 from daemon.service.wiring import account_of, engine_config, leaving_in, ledger_config, tokens_of, worker_config
 from daemon.settings import Settings, read_keys
 from daemon.wire.binance import BinanceWire
@@ -151,9 +151,7 @@ class Service:
         rest = Rest(exchange, self.clock, on_request=self._on_request, quota=quota)
         self.market = MarketData(rest, self.clock, bar_ns=settings.bar_ns)
         self._serve()
-        config = self.engine.config
-        watched = (*config.universe, *config.leaving)
-        listed = await until(lambda: self.market.instruments(watched), "trading rules")
+        listed = await rules_of(self.market, self.engine.config)
         offset_ns = await until(self.market.clock_offset, "the venue's clock")
         self.offset_ns = self.clock.begin(offset_ns) if isinstance(self.clock, SteadyClock) else offset_ns
         self.market.offset_ns = self.offset_ns
@@ -161,8 +159,9 @@ class Service:
             keys = self.keys
             await until(lambda: venues.check_key(settings, keys, self.clock, quota=quota), "what the key may do")
         self._make_runner(listed)
+        sent, config = self.metrics.order_sent, self.engine.config
         around = venues.Surroundings(
-            settings, self.emit, self.clock, self.latch, self.ledger, self.market, listed, self.metrics.order_sent
+            settings, self.emit, self.clock, self.latch, self.ledger, self.market, listed, sent, config.watched
         )
         parts = venues.paper_venue(around) if self.keys is None else venues.live_venue(around, self.keys, exchange)
         self._parts = parts

@@ -9,8 +9,9 @@ from typing import TypeVar
 
 import structlog
 
+from daemon.core.config import EngineConfig
 from daemon.domain.errors import ConfigError, Transient
-from daemon.domain.events import Effect, Link, Recorded
+from daemon.domain.events import Effect, Link, Listed, Recorded
 from daemon.domain.market import NS_PER_S
 from daemon.domain.orders import OrderState
 from daemon.domain.ports import Emit, Venue
@@ -54,6 +55,23 @@ async def until(ask: Callable[[], Awaitable[T]], what: str) -> T:
         except Transient as error:
             log.warning("waiting for the exchange", wanted=what, error=str(error))
             await asyncio.sleep(RETRY_S)
+
+
+async def rules_of(market: MarketData, config: EngineConfig) -> Listed:
+    """Return the trading rules of the universe and of what has left it, as far as the exchange has it still.
+
+    What it has no more and is held all the same must not keep the others unguarded: it is told, stays in the books, and
+    nothing can be done with it here. Raises ConfigError for a symbol of the universe that the exchange does not have.
+    """
+    listed = await until(partial(market.instruments, config.watched, leaving=config.leaving), "trading rules")
+    if gone := sorted(set(config.leaving) - {one.symbol for one in listed.instruments}):
+        log.error(
+            "not listed",
+            symbols=gone,
+            effect="held, but without price and rules: not guarded, not sold; equity is unknown, so nothing is bought",
+            remedy="sell, convert or withdraw it at the exchange by hand; in paper, begin a new state folder",
+        )
+    return listed
 
 
 class Upkeep:

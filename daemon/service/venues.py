@@ -66,6 +66,8 @@ class Surroundings(NamedTuple):
     market: MarketData
     listed: Listed
     sent: Callable[[str, int], None]
+    watched: tuple[str, ...]
+    """The universe and what has left it and is held: its balances are compared, also where the exchange lists it no more."""
 
 
 def exchange_of(settings: Settings, keys: ExchangeKeys | None = None) -> Any:
@@ -162,7 +164,7 @@ def live_venue(around: Surroundings, keys: ExchangeKeys, markets_of: Any) -> Ven
             prefix=client_prefix(settings.instance),
             ownership=Ownership(
                 quote=settings.quote,
-                bases=tuple(one.base for one in around.listed.instruments),
+                bases=tuple(symbol.partition("/")[0] for symbol in around.watched),
                 capital=settings.portfolio.capital,
                 adopt=settings.portfolio.adopt,
             ),

@@ -10,6 +10,7 @@ from daemon.core.exits import PAGE_AFTER, Exits
 from daemon.domain.events import (
     Action,
     Alert,
+    Backfill,
     Cancel,
     CancelAll,
     Candles,
@@ -520,6 +521,33 @@ def test_what_is_held_and_has_left_the_universe_is_valued_guarded_and_sold() -> 
 
     assert {(one.intent.symbol, one.intent.cause) for one in sold} == {(ETH, Cause.CLOSE_ONLY)}
     assert sum(one.intent.qty for one in sold) == 5
+
+
+def test_f26_what_is_held_and_not_listed_any_more_is_shown_and_keeps_no_stop_of_the_others() -> None:
+    """Nothing is asked about it, nothing is bought since equity is unknown, and the universe is guarded as ever."""
+    driver = Driver(make_config(universe=(BTC,), leaving=(ETH,)))
+    now = driver.now_ns
+    held = ((BTC, Decimal(1)), (ETH, Decimal(5)))
+    driver.send(Restored(2, Decimal(90_000), held, ((BTC, PRICES[BTC]), (ETH, 2_000.0)), (), "", now))
+    driver.send(Listed((instrument(BTC),), now))
+    driver.send(Link("user", up=True, detail="", ts_ns=now), Link("market", up=True, detail="", ts_ns=now))
+    driver.send(driver.history(BTC, 20))
+    driver.send(Reconciled(ok=True, balances=(), breaks=(), external_orders=0, ts_ns=now), WorkerUp("m", 0, now))
+    driver.send(Book(BTC, PRICES[BTC] * 0.9999, 5.0, PRICES[BTC] * 1.0001, 5.0, driver.now_ns))
+    quiet = [one for _ in range(200) for one in driver.timer(100)]
+    state = driver.engine.state
+
+    assert {one.symbol for one in quiet if isinstance(one, Backfill | ConfirmQuiet)} <= {BTC}
+    assert state.account.position(ETH) == 5
+    assert state.equity() is None
+    driver.send(Book(BTC, PRICES[BTC] * 0.9999, 5.0, PRICES[BTC] * 1.0001, 5.0, driver.now_ns))
+    driver.timer()
+    assert driver.engine.silence() == ""
+    assert state.trading is TradingState.ACTIVE
+    fallen = PRICES[BTC] * 0.8
+    driver.send(Book(BTC, fallen * 0.9999, 5.0, fallen * 1.0001, 5.0, driver.now_ns))
+    sold = approved(driver.tick(BTC, fallen))
+    assert {(one.intent.symbol, one.intent.cause) for one in sold} == {(BTC, Cause.STOP_LOSS)}
 
 
 def test_p15_a_resting_buy_of_what_has_left_the_universe_is_withdrawn() -> None:

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.e2e.conftest import STRONG
-from tests.e2e.kit import Daemon, Exchange, ledger_balances, ledger_fills, meta, names, rows, until
+from tests.e2e.conftest import STRONG, MakeDaemon, MakeExchange
+from tests.e2e.kit import SYMBOLS, Daemon, Exchange, ledger_balances, ledger_fills, meta, names, only_line, rows, until
 from tests.e2e.tap import Tap
 
 CASH = "100000"
@@ -127,3 +127,43 @@ def test_i10_a_paper_journal_replays_equal(story: Story, decisions: str) -> None
 
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert f"replay ({decisions}) equal" in done.stdout
+
+
+def test_f26_what_is_held_and_not_listed_any_more_ends_no_start(
+    make_exchange: MakeExchange, make_daemon: MakeDaemon
+) -> None:
+    """Left the universe, then gone from the exchange: told once with the remedy, shown as held; the others go on."""
+    paper = {"mode": "paper", "live_confirm": ""}
+    daemon = make_daemon(make_exchange(*STRONG, symbols=5), universe=list(SYMBOLS[:5]), **paper).start().wait_ready()
+    gone = SYMBOLS[4]
+
+    def held() -> bool:
+        return any(row["symbol"] == gone and Decimal(row["qty"]) > 0 for row in daemon.api("positions")["positions"])
+
+    def kept() -> bool:
+        until(held, timeout_s=60, what="a position", why=daemon.tail)
+        daemon.tell("pause")
+        daemon.settle()
+        if not held():  # a sale was under way
+            daemon.tell("resume")
+        return held()
+
+    until(kept, timeout_s=90, what="a position that stays", why=daemon.tail)
+    daemon.kill9()
+    smaller = make_exchange(*STRONG, symbols=4)
+    again = make_daemon(smaller, universe=list(SYMBOLS[:4]), **paper).start().wait_ready()
+    (told,) = again.events("not listed")
+    shown = {row["symbol"]: row for row in again.api("positions")["positions"]}
+
+    assert told["symbols"] == [gone]
+    assert "by hand" in told["remedy"]
+    assert Decimal(shown[gone]["qty"]) > 0
+    assert shown[gone]["target"] is None
+    assert not [
+        one for one in again.log() if one.get("level") in {"error", "critical"} and one["event"] != "not listed"
+    ]
+    assert again.stop()[0] == 0
+
+    wrong = make_daemon(smaller, universe=list(SYMBOLS[:5]), **paper).cli("run")
+    assert wrong.returncode == 78, wrong.stderr
+    assert f"universe: {gone} not listed" in only_line(wrong.stderr)

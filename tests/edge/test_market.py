@@ -157,6 +157,27 @@ async def test_unknown_symbol_is_named(bench: Bench) -> None:
         await bench.data.instruments((*UNIVERSE, "NOPE/USDT"))
 
 
+@pytest.mark.parametrize("how", ["unknown", "nonsense"])
+async def test_f26_what_is_only_held_and_not_listed_is_left_out_and_the_others_get_their_rules(
+    bench: Bench, how: str
+) -> None:
+    """Nobody can correct it in the configuration; one of the universe still ends the start."""
+    gone = "NOPE/USDT"
+    if how == "nonsense":
+        gone = "ETH/USDT"
+        answer: dict[str, Any] = await bench.exchange.public_get_exchangeinfo({"symbols": '["BTCUSDT","ETHUSDT"]'})
+        eth = next(one for one in answer["symbols"] if one["symbol"] == "ETHUSDT")
+        next(one for one in eth["filters"] if one["filterType"] == "PRICE_FILTER")["tickSize"] = "-1"
+        text = msgspec.json.encode(answer).decode()
+        bench.sim.faults.add(FaultRule(match="GET /api/v3/exchangeInfo", action=Action.REPLACE, text=text, times=2))
+    listed = await bench.data.instruments((BTC, gone), leaving=(gone,))
+
+    assert [one.symbol for one in listed.instruments] == [BTC]
+    assert listed.instruments[0].trading
+    with pytest.raises(ConfigError, match=f"universe: {gone}"):
+        await bench.data.instruments((BTC, gone))
+
+
 @pytest.mark.parametrize("how", ["omitted", "unknown", "nonsense"])
 async def test_f26_a_symbol_that_is_delisted_is_not_traded_and_the_others_go_on(bench: Bench, how: str) -> None:
     """It keeps the rules it had; the others' new rules arrive; when it is back, so is trading in it."""
