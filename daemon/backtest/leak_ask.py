@@ -194,7 +194,7 @@ class Talk:
 class Nursery:
     """Makes processes; libraries are loaded once, the strategy in each of them anew. Close it in the end."""
 
-    def __init__(self, *, modules: Sequence[str] = (), hash_seed: int = 0) -> None:
+    def __init__(self, scratch: Path, *, modules: Sequence[str] = (), hash_seed: int = 0) -> None:
         ours, theirs = socket.socketpair()
         environment = {
             "PATH": os.defpath,
@@ -205,7 +205,7 @@ class Nursery:
         }
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "daemon.backtest.leak_child", str(theirs.fileno()), *modules],
+                [sys.executable, "-m", "daemon.backtest.leak_child", str(theirs.fileno()), str(scratch), *modules],
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -262,7 +262,7 @@ class Asker:
         with self._lock:
             key = (life.hash_seed, bool(self.modules))
             if key not in self._nurseries:
-                self._nurseries[key] = Nursery(modules=self.modules, hash_seed=life.hash_seed)
+                self._nurseries[key] = Nursery(self._scratch, modules=self.modules, hash_seed=life.hash_seed)
             nursery = self._nurseries[key]
         scratch = Path(tempfile.mkdtemp(dir=self._scratch))
         ground = self.ground

@@ -1,7 +1,7 @@
 """Processes in which a strategy lives in a world of our making, each fresh: a nursery that has the libraries loaded forks them.
 
-Run as ``python -m daemon.backtest.leak_child FD MODULE…``. Over the socket FD come the ends of further sockets, one for
-each child; on its own socket a child first hears of its world, then questions. Module globals, caches, random generators
+Run as ``python -m daemon.backtest.leak_child FD SCRATCH MODULE…``. Over the socket FD come the ends of further sockets, one
+for each child; on its own socket a child first hears of its world, then questions. Module globals, caches, random generators
 and files are as they would be had the strategy just been started.
 """
 
@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -199,11 +200,18 @@ def _child(link: socket.socket, loaded: frozenset[str]) -> None:
         serve(link, loaded)
 
 
+def _clear(scratch: str) -> None:
+    """End the children and remove what they wrote: the command may have been killed, and nobody else would."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    os.killpg(0, signal.SIGTERM)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Fork a child for each socket that comes, until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the command's to handle
     os.dup2(2, 1)
-    for name in arguments[1:]:
+    for name in arguments[2:]:
         with contextlib.suppress(Exception):  # a module that loads in another order only: the child will load it
             import_module(name)
     loaded = frozenset(sys.modules)
@@ -214,6 +222,7 @@ def main(arguments: Sequence[str]) -> int:
         while True:
             data, ends, _flags, _address = socket.recv_fds(control, 1, 1)
             if not data:
+                _clear(arguments[1])
                 return 0
             if os.fork() == 0:
                 control.close()

@@ -58,7 +58,7 @@ def leak(  # noqa: PLR0913, PLR0917 - one option each
         seed=seed,
         jobs=jobs or len(os.sched_getaffinity(0)),
     )
-    with tempfile.TemporaryDirectory(prefix="ballast-leak-model-") as models, _progress(quiet=json) as shown:
+    with tempfile.TemporaryDirectory(prefix="ballast-model-") as models, _progress(quiet=json) as shown:
         if train:
             from msgspec.structs import replace
 

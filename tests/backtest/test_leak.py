@@ -310,19 +310,27 @@ def test_a_strategy_that_hangs_is_given_up(place: Path) -> None:
 
 
 def test_no_process_outlives_a_command_that_is_killed(place: Path) -> None:
-    """SIGKILL in the middle of a question: the nursery and its child end by themselves."""
+    """SIGKILL in the middle of a question: the nursery and its child end by themselves, and remove what they wrote."""
+    scratch = place / "scratch"
+    scratch.mkdir()
     config = configuration(place, "impure:Hangs")
     command = [sys.executable, "-m", "daemon", "leak", "-c", str(config), "--data", str(place / "candles")]
-    process = subprocess.Popen([*command, "--start", "2024-01-17", "--end", "2024-01-18"], cwd=REPO)
+    process = subprocess.Popen(
+        [*command, "--start", "2024-01-17", "--end", "2024-01-18"], cwd=REPO, env={**os.environ, "TMPDIR": str(scratch)}
+    )
     name = place / "hanging"
     deadline = time.monotonic() + DEADLINE_S
     while not (name.is_file() and name.read_text()) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     child = int(name.read_text())
+    assert list(scratch.iterdir())
     process.kill()
     process.wait()
 
     assert _gone(child)
+    while list(scratch.glob("ballast-leak-*")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not list(scratch.glob("ballast-leak-*"))
 
 
 def _gone(pid: int) -> bool:
