@@ -18,6 +18,7 @@ from typing import Any, Final
 import aiohttp
 import certifi
 import msgspec
+from aiohttp.client_proto import ResponseHandler
 
 from daemon.domain.errors import VenueBusy
 from daemon.edge import crash
@@ -56,6 +57,10 @@ class Answer(msgspec.Struct, frozen=True):
 
 class NotSentError(Exception):
     """The guard stopped a request before its first byte."""
+
+
+BUSY: Final = frozenset({418, 429})
+"""HTTP statuses by which a venue says that it wants quiet."""
 
 
 class _Call:
@@ -135,6 +140,38 @@ class _PatientResponse(aiohttp.ClientResponse):
         return self
 
 
+class _Listener(ResponseHandler):
+    """Hears that the venue wants quiet as soon as an answer's head is read (F9).
+
+    Whoever asked may have given up by then: after a pause of the loop its timeout and the answer come together (F52), and of an
+    answer that breaks off nobody is told.
+    """
+
+    def __init__(self, quota: "Quota", loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._quota = quota
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """Take the head of an answer, with the stream of its body."""
+        head = data[0]
+        if head.code in BUSY:
+            self._quota.hear(head.code, head.headers)
+        super().feed_data(data, size)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes connections that listen.
+
+    aiohttp has no public way to name their protocol; should its own be renamed, only whole answers are obeyed, and a test
+    notices.
+    """
+
+    def __init__(self, quota: "Quota", **options: Any) -> None:
+        super().__init__(**options)
+        listening: Any = functools.partial(_Listener, quota, asyncio.get_running_loop())
+        self._factory = listening
+
+
 @functools.cache
 def tls_context() -> ssl.SSLContext:
     """Return the one context of all lanes; making one takes 50 ms."""
@@ -172,12 +209,15 @@ class Quota:
         for name, value in reply.headers.items():
             if name.lower() == "x-mbx-used-weight-1m" and (used := whole(value)) >= 0:
                 self.budget.see(used)
-        if reply.status in {418, 429}:
+        if reply.status in BUSY:
             self.refusals += 1
-            default = BAN_S if reply.status == 418 else BACK_OFF_S
-            self.pause(retry_after_s(reply.headers, default=default))
+            self.hear(reply.status, reply.headers)
         elif firewalled(reply):
             self.pause(retry_after_s(reply.headers, default=BACK_OFF_S))
+
+    def hear(self, status: int, headers: Mapping[str, str]) -> None:
+        """Take a venue's word that it wants quiet: 418 or 429, for as long as it says."""
+        self.pause(retry_after_s(headers, default=BAN_S if status == 418 else BACK_OFF_S))
 
     def pause(self, seconds: float) -> None:
         """Let nothing leave for so long; a longer pause in force stays."""
@@ -233,8 +273,8 @@ class Lane:
         """Make the session; to be called inside the running loop."""
         if self.exchange.session is None:
             context = tls_context()
-            connector = aiohttp.TCPConnector(
-                ssl=context, limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_S, family=socket.AF_UNSPEC
+            connector = _Connector(
+                self.quota, ssl=context, limit=CONNECTIONS_MAX, keepalive_timeout=IDLE_S, family=socket.AF_UNSPEC
             )
             self.exchange.ssl_context = context
             self.exchange.tcp_connector = connector
@@ -318,7 +358,7 @@ def outcome_of(reply: Reply, refused: str) -> str:
     """Return one word for what became of a request: ok, refused, busy, error, no_answer or not_sent."""
     if refused:
         return "not_sent"
-    if reply.status in {418, 429}:
+    if reply.status in BUSY:
         return "busy"
     if reply.status >= 500 or not reply.status:
         return "error" if reply.status else "no_answer"

@@ -310,3 +310,40 @@ async def test_f9_i11_a_restart_inside_a_retry_after_sends_nothing_before_it_end
 
     assert after.left
     assert len(sim.requests) == asked + 3
+
+
+@pytest.mark.parametrize(("status", "word"), [(429, "7"), (418, "90")])
+async def test_f9_f52_a_venue_that_wants_quiet_is_heard_before_its_answer_is_complete(
+    clock: Hands, status: int, word: str
+) -> None:
+    """The head of an answer whose body never comes, to somebody who gives up: the pause holds all the same."""
+    came = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} No\r\nRetry-After: {word}\r\nContent-Length: 81\r\n\r\n".encode())
+        await writer.drain()
+        came.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    exchange = make_exchange("binance", rest_url=f"http://127.0.0.1:{port}", limited=False)
+    quota = Quota(clock)
+    lane = Lane(exchange, quota=quota)
+    lane.open()
+    asking = asyncio.create_task(lane.call("time", exchange.public_get_time))
+    try:
+        await came.wait()
+        await until(lambda: quota.wait_s > 0)
+        assert not asking.done()
+        assert quota.wait_s == float(word)
+    finally:
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await lane.close()
+        server.close()
+        await server.wait_closed()
+
+    assert quota.wait_s == float(word)
