@@ -62,6 +62,7 @@ class MarketData:
         if not str(rest.exchange.id).startswith("binance"):
             raise ConfigError(f"exchange.id: {rest.exchange.id!r} has no market data decoder yet; binance has")
         self.offset_ns: int | None = None
+        self.offset_error_ns = 0  # at most so far off was the last measurement: half of its round trip
         self._rest = rest
         self._clock = clock
         self._bar_ns = bar_ns
@@ -158,7 +159,7 @@ class MarketData:
                 # The stamp is cut to whole milliseconds: half of one is its mean error.
                 best_ns = trip_ns
                 offset_ns = server_ns + NS_PER_MS // 2 + trip_ns // 2 - self._clock.now_ns()
-        self.offset_ns = offset_ns
+        self.offset_ns, self.offset_error_ns = offset_ns, best_ns // 2
         return offset_ns
 
     async def _venue_now_ns(self) -> int:

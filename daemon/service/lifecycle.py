@@ -324,7 +324,8 @@ class Service:
             self.upkeep.asked(outcome)
 
     def _on_offset(self, offset_ns: int) -> None:
-        self.offset_ns = self.clock.follow(offset_ns) if isinstance(self.clock, SteadyClock) else offset_ns
+        error_ns = self.market.offset_error_ns
+        self.offset_ns = self.clock.follow(offset_ns, error_ns) if isinstance(self.clock, SteadyClock) else offset_ns
         self.market.offset_ns = self.offset_ns
 
     def _depths(self) -> dict[str, int]:

@@ -11,6 +11,10 @@ log = structlog.get_logger("ballast")
 
 STEP_NS = 500 * NS_PER_MS
 """A difference between this clock and the machine's that is a step, not a drift."""
+AGREE_NS = 50 * NS_PER_MS
+"""Beyond the error of the measurement, clocks that are no further apart say the same: drift and rounding lie far below."""
+ERROR_NS_MAX = 200 * NS_PER_MS
+"""A measurement that may be further off agrees with nothing: with this a step that never was cannot be believed."""
 
 
 class SteadyClock(Clock):
@@ -50,10 +54,15 @@ class SteadyClock(Clock):
         """Return whether the machine's clock and this one disagree: the venue is to be asked who is right."""
         return abs(super().now_ns() - self.now_ns()) > STEP_NS
 
-    def follow(self, offset_ns: int) -> int:
-        """Take the venue's clock minus ours as just measured; return what it is after going forward where both others agree."""
+    def follow(self, offset_ns: int, error_ns: int = 0) -> int:
+        """Take the venue's clock minus ours as just measured; return what it is after going forward where both others agree.
+
+        ``error_ns`` is how far off the measurement may be: one over a slow line agrees with nothing, since what goes forward
+        never comes back.
+        """
         ahead_ns = super().now_ns() - self.now_ns()
-        if ahead_ns > STEP_NS and abs(offset_ns - ahead_ns) < STEP_NS:
+        agreed = error_ns <= ERROR_NS_MAX and abs(offset_ns - ahead_ns) <= error_ns + AGREE_NS
+        if ahead_ns > STEP_NS and agreed:
             self._base_ns += ahead_ns
             return offset_ns - ahead_ns
         return offset_ns

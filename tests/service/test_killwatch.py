@@ -125,6 +125,18 @@ def test_after_a_suspension_time_is_caught_up_once_the_venue_agrees(machine: Ste
     assert not machine.stepped()
 
 
+def test_f47_a_measurement_over_a_slow_line_agrees_with_nothing(machine: SteadyClock) -> None:
+    """The machine's clock is 0.7 s ahead for a while, the venue's answer took 2 s: we stay (simulation, seed 971)."""
+    before = machine.now_ns()
+    pass_time(wall_ns=700_000_000, monotonic_ns=0)
+
+    assert machine.follow(1_076_000_000, 1_000_000_000) == 1_076_000_000
+    assert machine.follow(200_000_000, 200_000_000) == 200_000_000
+    assert machine.now_ns() == before
+    assert machine.follow(650_000_000, 190_000_000) == -50_000_000
+    assert machine.now_ns() == before + 700_000_000
+
+
 def test_time_never_goes_back(machine: SteadyClock) -> None:
     """Even when the venue and the machine agree that we are ahead: then nothing is sent, and a person restarts."""
     before = machine.now_ns()
