@@ -11,15 +11,15 @@ from daemon.domain.market import Instrument
 
 PLACES_MAX: Final = 8
 SAMPLE: Final = 5_000
-"""Closes looked at, evenly over the history."""
+"""Closes looked at: a pair's first ones, so that what comes later has no part in its rules."""
 LOT_VALUE: Final = 1.0
-"""Worth of one lot at the highest price, at most, in quote currency: as large venues set it."""
+"""Worth of one lot at the highest of these prices, at most, in quote currency: as large venues set it."""
 MIN_NOTIONAL: Final = Decimal(5)
 """Binance's smallest order in USDT pairs."""
 
 
 def infer_rules(panel: Panel, quote: str) -> dict[str, Instrument]:
-    """Return trading rules per symbol: the tick from the digits of its prices, the lot from its highest price.
+    """Return trading rules per symbol: the tick from the digits of its first prices, the lot from the highest of them.
 
     A symbol without any price gets the finest grid.
     """
@@ -27,9 +27,8 @@ def infer_rules(panel: Panel, quote: str) -> dict[str, Instrument]:
 
 
 def _rules(symbol: str, quote: str, closes: NDArray[np.float64]) -> Instrument:
-    known = closes[~np.isnan(closes)]
-    chosen = known[:: max(1, len(known) // SAMPLE)]
-    tick = Decimal(1).scaleb(-_places(chosen))
+    known = closes[~np.isnan(closes)][:SAMPLE]
+    tick = Decimal(1).scaleb(-_places(known) if len(known) else -PLACES_MAX)
     top = float(known.max()) if len(known) else 1.0
     lot_places = min(PLACES_MAX, max(0, int(np.ceil(np.log10(top / LOT_VALUE)))))
     step = Decimal(1).scaleb(-lot_places)
