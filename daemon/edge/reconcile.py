@@ -240,7 +240,8 @@ class Reconciler:
         opened_ns = await self.outsiders.opened()
         wanted = {symbol for symbol in traded if every or symbol not in self._searched} | self._tracker.touched
         for symbol in sorted({*wanted, *also}):
-            first_ns = traded.get(symbol, opened_ns)
+            # From the opening on, not from our first order: a stranger may have traded the symbol before we did.
+            first_ns = min(filter(None, (traded.get(symbol, 0), opened_ns)), default=0)
             if not first_ns:
                 continue  # nothing of ours, and no books yet that a stranger could change
             self._tracker.touched.discard(symbol)

@@ -90,3 +90,8 @@ def test_f38_a_trade_by_hand_that_is_shown_late_is_not_booked_twice() -> None:
 def test_f47_a_clock_that_is_ahead_at_the_start_leaves_no_trace() -> None:
     """Seed 30324: the first event was an hour ahead of the venue's time, so for an hour all data looked old."""
     assert simulate(30324, 10.0).found == []
+
+
+def test_f38_a_trade_by_hand_before_our_first_order_in_its_symbol_is_found() -> None:
+    """Seed 1524: trades were searched from our first order on, and an unresolved one kept the difference for ever."""
+    assert simulate(1524, 10.0).found == []
