@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from daemon.backtest.data.files import Candles, path_of, write
+from tests.absent import absent
 
 REPO = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -30,7 +31,7 @@ TRIALS = 12
 HELD_MARKS = 10
 """Runs of the first batch, four trials on two folds, and one held up on each node."""
 
-pytestmark = pytest.mark.skipif(not (BIN / "ray").exists(), reason="Ray is not installed: pip install 'ballast[ray]'")
+REMEDY = "Ray is not installed: pip install 'ballast[ray]'"
 
 CONFIG = """
 universe = ["AAA/USDT", "BBB/USDT"]
@@ -162,6 +163,13 @@ def _session(leader: int) -> list[int]:
             if fields[0] not in "ZX" and int(fields[3]) == leader:
                 found.append(int(path.parent.name))
     return found
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> None:
+    """Ask for Ray once, before anything is started: no test here says something without it."""
+    if not (BIN / "ray").exists():
+        absent(REMEDY)
 
 
 @pytest.fixture(scope="module")
