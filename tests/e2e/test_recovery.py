@@ -7,21 +7,39 @@ import pytest
 from tests.e2e.conftest import MakeDaemon
 from tests.e2e.kit import SYMBOLS, Daemon, Exchange, assert_same, meta, only_line, rows, until
 
+FATE_S = 120
+"""Longest wait for a fate: an order that never left takes the 60 s of evidence that NEVER_PLACED needs, and the last look."""
+
 
 def crash_while(daemon: Daemon, exchange: Exchange, action: str, **rule: object) -> set[str]:
     """Let orders meet a fault, end the process without warning; return the client ids that were caught in it."""
     since_ns = exchange.now_ns()  # before the fault: on a crowded machine it may be met at once
     number = exchange.fault("POST /api/v3/order", action, times=3, **rule)
     until(lambda: exchange.fired(number) >= 2, timeout_s=40, what="orders to be caught", why=daemon.tail)
-    daemon.kill9()
+    kill_when_all_left(daemon, exchange)
     exchange.heal()
     return {one["client_id"] for one in exchange.orders_sent(since_ns) if one["fault"]}
+
+
+def kill_when_all_left(daemon: Daemon, exchange: Exchange) -> None:
+    """End the process without warning when every order written down has reached the exchange.
+
+    One that had not would be looked for during a minute before it counts as never placed (FAULTS 1.3); `make crash` kills
+    between writing and sending.
+    """
+
+    def all_left() -> bool:
+        written = {name for (name,) in rows(daemon.ledger, "select client_id from intents")}
+        return bool(written) and written <= {one["client_id"] for one in exchange.orders_sent()}
+
+    until(all_left, timeout_s=40, what="every order to leave", why=daemon.tail)
+    daemon.kill9()
 
 
 def recovered(daemon: Daemon, exchange: Exchange) -> None:
     """Start again, wait until every fate is known and trading goes on, then compare everything."""
     daemon.start().wait_ready()
-    until(lambda: daemon.api("status")["unresolved"] == 0, timeout_s=60, what="every fate", why=daemon.tail)
+    until(lambda: daemon.api("status")["unresolved"] == 0, timeout_s=FATE_S, what="every fate", why=daemon.tail)
     daemon.settle()
     assert_same(daemon.ledger, exchange.truth())
     daemon.tell("resume")
@@ -55,7 +73,7 @@ def test_f43_an_order_whose_symbol_has_left_the_universe_is_found(exchange: Exch
     number = exchange.fault("POST /api/v3/order", "hang_after", times=1)
     daemon = make_daemon(exchange).start().wait_ready()
     until(lambda: exchange.fired(number), timeout_s=60, what="an order to be caught", why=daemon.tail)
-    daemon.kill9()
+    kill_when_all_left(daemon, exchange)
     exchange.heal()
     (caught,) = [one["client_id"] for one in exchange.orders_sent() if one["fault"]]
     ((symbol,),) = rows(daemon.ledger, f"select symbol from intents where client_id = '{caught}'")
