@@ -7,11 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from daemon.backtest.data.files import Candles, write
 from daemon.cli.main import run
-from tests.backtest.market import BEGIN_NS, HOUR_NS
+from tests.backtest.home_kit import PAIRS, write_home
 
-PAIRS = ("BTC/USDT", "ETH/USDT", "XRP/USDT")
 FILES = (
     "attribution.parquet",
     "benchmarks.parquet",
@@ -26,37 +24,13 @@ KEYS = """
 start end bars decisions orders fills halts initial_equity final_equity total_return cagr volatility sharpe sortino calmar
 max_drawdown win_rate turnover fees slippage_cost avg_gross_exposure config_hash data_hash code_version
 """
-CONFIG = """
-universe = ["BTC/USDT", "ETH/USDT", "XRP/USDT"]
-state_dir = "{var}"
-[feed]
-backfill_bars = 200
-[forecast]
-model = "ewma"
-shrink = "none"
-horizon_bars = 6
-"""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with candles of three pairs, 40 days of hours with an outage in them, and a configuration."""
     folder = tmp_path_factory.mktemp("backtest")
-    rng = np.random.default_rng(7)
-    hours = 40 * 24
-    times_ms = (BEGIN_NS + HOUR_NS * np.arange(hours)) // 1_000_000
-    for pair, price in zip(PAIRS, (40_000.0, 2_000.0, 0.6), strict=True):
-        steps = np.exp(np.cumsum(rng.normal(0.0, 0.01, hours + 1)))
-        walk = np.round(price * steps, 2 if price > 1 else 4)
-        o, c = walk[:-1], walk[1:]
-        values = np.stack(
-            [o, np.maximum(o, c) * 1.004, np.minimum(o, c) * 0.996, c, rng.uniform(1e5, 1e6, hours) / price], axis=1
-        )
-        keep = np.ones(hours, dtype=bool)
-        keep[500:505] = False
-        write(folder / "candles" / f"{pair.replace('/', '_')}-1h.parquet", Candles(times_ms[keep], values[keep]))
-    (folder / "ballast.toml").write_text(CONFIG.format(var=folder / "var"))
-    return folder
+    return write_home(folder, seed=7, drift=0.0, wicks=(1.004, 0.996), outage=slice(500, 505))
 
 
 def backtest(home: Path, out: Path, *more: str) -> int:

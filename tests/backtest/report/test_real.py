@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daemon.backtest.data.files import Candles, read, write
+from daemon.backtest.data.files import read
 from daemon.backtest.metrics import drawdowns
 from daemon.backtest.report.folder import Run, load_run
 from daemon.backtest.report.series import daily, fee_in_quote, units
@@ -15,37 +15,14 @@ from daemon.backtest.report.stress import estimates
 from daemon.backtest.report.summary import profits
 from daemon.backtest.report.trust import calibration, groups, trust
 from daemon.cli.main import run as ballast
-from tests.backtest.report.kit import HOUR_NS, START_NS
+from tests.backtest.home_kit import write_home
 from tests.backtest.report.pages import Elements, figures
-
-PAIRS = ("BTC/USDT", "ETH/USDT", "XRP/USDT")
-CONFIG = """
-universe = ["BTC/USDT", "ETH/USDT", "XRP/USDT"]
-state_dir = "{var}"
-[feed]
-backfill_bars = 200
-[forecast]
-model = "ewma"
-shrink = "none"
-horizon_bars = 6
-"""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with candles of forty days and a configuration."""
-    folder = tmp_path_factory.mktemp("real")
-    rng = np.random.default_rng(11)
-    hours = 40 * 24
-    times_ms = (START_NS + HOUR_NS * np.arange(hours)) // 1_000_000
-    for pair, price in zip(PAIRS, (40_000.0, 2_000.0, 0.6), strict=True):
-        walk = np.round(price * np.exp(np.cumsum(rng.normal(0.0005, 0.01, hours + 1))), 2 if price > 1 else 4)
-        first, last = walk[:-1], walk[1:]
-        high, low = np.maximum(first, last) * 1.003, np.minimum(first, last) * 0.997
-        values = np.stack([first, high, low, last, rng.uniform(1e5, 1e6, hours) / price], axis=1)
-        write(folder / "candles" / f"{pair.replace('/', '_')}-1h.parquet", Candles(times_ms, values))
-    (folder / "ballast.toml").write_text(CONFIG.format(var=folder / "var"), encoding="utf-8")
-    return folder
+    return write_home(tmp_path_factory.mktemp("real"), seed=11, drift=0.0005, wicks=(1.003, 0.997))
 
 
 def backtest(home: Path, out: str, end: str, *more: str) -> Run:
