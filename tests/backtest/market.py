@@ -1,5 +1,6 @@
 """Small histories of our own making, and a strategy that does what the test says."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
@@ -13,8 +14,10 @@ from daemon.backtest.venue import Rates, VenueConfig
 from daemon.core.config import EngineConfig
 from daemon.domain.events import Decide, Decided, Seed
 from daemon.domain.market import NS_PER_S, Instrument
+from daemon.domain.orders import Side
 from daemon.domain.signal import NoDecision, NoReason, Targets
 from daemon.matching.bars import Costs
+from risk.limits import Limits
 from tests.core.driver import make_config
 
 HOUR_NS = 3_600 * NS_PER_S
@@ -88,8 +91,6 @@ def rules(symbol: str, *, tick: str = "0.01", step: str = "0.00001") -> Instrume
 
 def engine(symbols: tuple[str, ...], **changes: object) -> EngineConfig:
     """Return a configuration with hourly bars, wide limits and no stops."""
-    from risk.limits import Limits
-
     limits = changes.pop("limits", None) or Limits(
         max_weight=1.0, max_order_notional=1.0, stop_loss=0.0, trailing_stop=0.0, max_drawdown=0.99, max_daily_loss=0.99
     )
@@ -104,6 +105,11 @@ def engine(symbols: tuple[str, ...], **changes: object) -> EngineConfig:
         "limits": limits,
     }
     return make_config(**{**values, **changes})
+
+
+def limits_with(**changes: object) -> Limits:
+    """Return the wide limits of `engine` with some of them changed."""
+    return msgspec.structs.replace(engine((BTC,)).limits, **changes)
 
 
 def session(
@@ -137,3 +143,26 @@ def closes(history: Panel) -> NDArray[np.float64]:
     """Return (n_bars, n_assets) closes."""
     column: NDArray[np.float64] = history.values[:, :, 3]
     return column
+
+
+def replayed(made: Session, history: Panel) -> list[float]:
+    """Return equity row by row, computed from the fills and the closes alone."""
+    cash, held = Decimal(100_000), dict.fromkeys(history.symbols, Decimal(0))
+    fills = list(made.venue.fills)
+    rows: list[float] = []
+    last = [math.nan] * len(history.symbols)
+    table = closes(history)
+    for row, time_ns in enumerate(made.record.times_ns):
+        while fills and fills[0].ts_event_ns <= time_ns:
+            one = fills.pop(0)
+            sign = 1 if one.side is Side.BUY else -1
+            base = one.symbol.partition("/")[0]
+            cash -= sign * one.qty * one.price + (one.fee if one.fee_asset != base else 0)
+            held[one.symbol] += sign * one.qty - (one.fee if one.fee_asset == base else 0)
+        place = WARM - 1 + row
+        last = [value if not math.isnan(value) else before for value, before in zip(table[place], last, strict=True)]
+        rows.append(
+            float(cash) + sum(float(held[s]) * p for s, p in zip(history.symbols, last, strict=True) if held[s])
+        )
+    assert not fills
+    return rows

@@ -1,9 +1,7 @@
 """The backtest: fills, stops, outages, listings and halts, bar by bar, on histories small enough to check by hand."""
 
-import math
 from decimal import Decimal
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,16 +12,23 @@ from daemon.backtest.venue import Rates
 from daemon.domain.events import Decide
 from daemon.domain.orders import Fill, Side, Tif
 from daemon.matching.bars import Costs
-from risk.limits import Limits
-from tests.backtest.market import BEGIN_NS, BTC, ETH, HOUR_NS, WARM, Wish, closes, engine, flat, panel, session
+from tests.backtest.market import (
+    BEGIN_NS,
+    BTC,
+    ETH,
+    HOUR_NS,
+    WARM,
+    Wish,
+    engine,
+    flat,
+    limits_with,
+    panel,
+    replayed,
+    session,
+)
 
 FREE = (Rates(Decimal(0), Decimal(0), Decimal(0)),)
 FIRST_CLOSE_NS = BEGIN_NS + (WARM + 1) * HOUR_NS
-
-
-def _limits(**changes: object) -> Limits:
-    """Return the wide limits of these tests with some of them changed."""
-    return msgspec.structs.replace(engine((BTC,)).limits, **changes)
 
 
 def first_only(weight: float) -> Wish:
@@ -33,30 +38,6 @@ def first_only(weight: float) -> Wish:
         return [weight] if decide.close_ns == FIRST_CLOSE_NS else None
 
     return wish
-
-
-def replayed(made: Session) -> list[float]:
-    """Return equity row by row, computed from the fills and the closes alone."""
-    history = made._panel
-    cash, held = Decimal(100_000), dict.fromkeys(history.symbols, Decimal(0))
-    fills = list(made.venue.fills)
-    rows: list[float] = []
-    last = [math.nan] * len(history.symbols)
-    table = closes(history)
-    for row, time_ns in enumerate(made.record.times_ns):
-        while fills and fills[0].ts_event_ns <= time_ns:
-            one = fills.pop(0)
-            sign = 1 if one.side is Side.BUY else -1
-            base = one.symbol.partition("/")[0]
-            cash -= sign * one.qty * one.price + (one.fee if one.fee_asset != base else 0)
-            held[one.symbol] += sign * one.qty - (one.fee if one.fee_asset == base else 0)
-        place = WARM - 1 + row
-        last = [value if not math.isnan(value) else before for value, before in zip(table[place], last, strict=True)]
-        rows.append(
-            float(cash) + sum(float(held[s]) * p for s, p in zip(history.symbols, last, strict=True) if held[s])
-        )
-    assert not fills
-    return rows
 
 
 # ---------------------------------------------------------------------- fills
@@ -77,7 +58,7 @@ def test_an_order_decided_at_a_close_fills_at_the_next_open() -> None:
 def test_impact_grows_with_the_square_root_of_the_volume_taken() -> None:
     """A quarter of a bar's volume at 1 % for all of it: 2/3 × 1 % × 1/2 on average."""
     history = panel({BTC: [*flat(100.0, 1), *flat(100.0, 3, volume=2_000.0)]})
-    wide = engine((BTC,), limits=_limits(max_slippage_bps=200.0, price_collar=0.05))
+    wide = engine((BTC,), limits=limits_with(max_slippage_bps=200.0, price_collar=0.05))
     made, _ = session(history, first_only(0.5), config=wide, costs=Costs(0.0, 0.01, 1.0))
     made.run()
     (fill,) = made.venue.fills
@@ -120,7 +101,7 @@ def test_a_resting_order_fills_only_when_the_market_trades_through_it() -> None:
     """A low at the limit is not enough, a tick below is; the maker's fee applies and the price is the limit."""
     touch = [100.1, 100.2, 100.0, 100.1, 10_000.0]
     through = [100.1, 100.2, 99.99, 100.1, 10_000.0]
-    resting = engine((BTC,), tif=Tif.GTC, limits=_limits(order=Tif.GTC))
+    resting = engine((BTC,), tif=Tif.GTC, limits=limits_with(order=Tif.GTC))
     rates = (Rates(Decimal(0), Decimal("0.0001"), Decimal("0.001")),)
 
     def run(bar: list[float]) -> list[Fill]:
@@ -157,7 +138,7 @@ def test_fees_follow_the_volume_of_thirty_days() -> None:
 def test_a_stop_inside_a_bar_sells_at_its_level() -> None:
     """Entry at 100, stop 5 % below; the bar falls to 90 and recovers: sold at 95 less half the spread."""
     history = panel({BTC: [*flat(100.0, 2), [100.0, 101.0, 90.0, 100.0, 10_000.0], *flat(100.0, 2)]})
-    config = engine((BTC,), limits=_limits(stop_loss=0.05))
+    config = engine((BTC,), limits=limits_with(stop_loss=0.05))
     made, _ = session(history, first_only(0.5), config=config, costs=Costs(0.0002, 0.0, 1.0))
     record = made.run()
     buy, sell = made.venue.fills
@@ -172,7 +153,7 @@ def test_a_stop_inside_a_bar_sells_at_its_level() -> None:
 def test_a_bar_that_opens_below_the_stop_sells_at_the_open() -> None:
     """min(stop, open): nobody is given a price that never was."""
     history = panel({BTC: [*flat(100.0, 2), [92.0, 93.0, 90.0, 91.0, 10_000.0], *flat(91.0, 2)]})
-    made, _ = session(history, first_only(0.5), config=engine((BTC,), limits=_limits(stop_loss=0.05)))
+    made, _ = session(history, first_only(0.5), config=engine((BTC,), limits=limits_with(stop_loss=0.05)))
     made.run()
 
     assert made.venue.fills[1].price == Decimal("92.00")
@@ -183,7 +164,7 @@ def test_the_adverse_extreme_comes_before_the_favourable_one() -> None:
     wide = [100.0, 130.0, 91.0, 125.0, 10_000.0]
     fall = [125.0, 126.0, 116.0, 118.0, 10_000.0]
     history = panel({BTC: [*flat(100.0, 2), wide, fall, *flat(118.0, 2)]})
-    made, _ = session(history, first_only(0.5), config=engine((BTC,), limits=_limits(trailing_stop=0.1)))
+    made, _ = session(history, first_only(0.5), config=engine((BTC,), limits=limits_with(trailing_stop=0.1)))
     record = made.run()
 
     assert record.alert_counts["trailing_stop"] == 1
@@ -193,7 +174,7 @@ def test_the_adverse_extreme_comes_before_the_favourable_one() -> None:
 def test_a_close_below_the_stop_that_the_high_has_raised_is_a_hit() -> None:
     """Up to 150, back to 120, with a trailing stop at 10 %: sold at 135 on the way down."""
     history = panel({BTC: [*flat(100.0, 2), [100.0, 150.0, 100.0, 120.0, 10_000.0], *flat(120.0, 2)]})
-    made, _ = session(history, first_only(0.5), config=engine((BTC,), limits=_limits(trailing_stop=0.1)))
+    made, _ = session(history, first_only(0.5), config=engine((BTC,), limits=limits_with(trailing_stop=0.1)))
     made.run()
 
     assert made.venue.fills[1].price == Decimal("135.00")
@@ -205,7 +186,7 @@ def test_a_close_below_the_stop_that_the_high_has_raised_is_a_hit() -> None:
 def test_a_drawdown_sells_everything_halts_and_is_lifted_after_its_time() -> None:
     """The limit is hit at a close, sold at the next open, trading halts, and resumes after ``rearm_after``."""
     history = panel({BTC: [*flat(100.0, 2), *flat(70.0, 12)]})
-    config = engine((BTC,), limits=_limits(max_drawdown=0.1))
+    config = engine((BTC,), limits=limits_with(max_drawdown=0.1))
     made, worker = session(history, lambda _: [0.5], config=config, rearm_ns=5 * HOUR_NS)
     record = made.run()
     sides = [fill.side for fill in made.venue.fills]
@@ -307,14 +288,14 @@ def test_equity_follows_from_fills_and_closes_alone(seed: int, spread: float, im
         table[BTC][place] = table[ETH][place] = None
     table[ETH][20] = None
     history = panel(table)
-    config = engine((BTC, ETH), limits=_limits(stop_loss=stop, max_slippage_bps=100.0, price_collar=0.05))
+    config = engine((BTC, ETH), limits=limits_with(stop_loss=stop, max_slippage_bps=100.0, price_collar=0.05))
     made, _ = session(
         history, lambda _: rng.uniform(0.0, 0.49, 2).tolist(), config=config, costs=Costs(spread, impact, 0.2)
     )
     record = made.run()
     equity = [float(one) for one in record.equity]
 
-    assert replayed(made) == pytest.approx(equity, rel=1e-9)
+    assert replayed(made, history) == pytest.approx(equity, rel=1e-9)
     own = made.engine.state.account
     balances = {asset: amount for asset, amount in made.venue.balances.items() if amount}
     assert balances.pop("USDT") == own.cash

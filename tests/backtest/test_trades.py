@@ -17,8 +17,19 @@ from daemon.core.bars import BarBuilder
 from daemon.domain.market import NS_PER_S, Bar
 from daemon.domain.orders import Side, Tif
 from daemon.matching.bars import Costs
-from tests.backtest.market import BEGIN_NS, BTC, ETH, NO_COSTS, WARM, Scripted, Wish, engine, rules
-from tests.backtest.test_session import _limits
+from tests.backtest.market import (
+    BEGIN_NS,
+    BTC,
+    ETH,
+    NO_COSTS,
+    WARM,
+    Scripted,
+    Wish,
+    engine,
+    limits_with,
+    replayed,
+    rules,
+)
 
 BAR_NS = 60 * NS_PER_S
 FIRST_NS = BEGIN_NS + WARM * BAR_NS
@@ -144,7 +155,7 @@ def test_a_stop_is_judged_on_every_trade() -> None:
         ]
     )
     wishes = iter([[0.5], None])
-    made, _, _ = session({BTC: rows}, 2, lambda _: next(wishes), limits=_limits(stop_loss=0.05))
+    made, _, _ = session({BTC: rows}, 2, lambda _: next(wishes), limits=limits_with(stop_loss=0.05))
     record = made.run()
     _, sell = made.venue.fills
 
@@ -164,7 +175,7 @@ def test_a_resting_order_fills_by_what_trades_through_it() -> None:
         lambda _: next(wishes),
         costs=Costs(0.0005, 0.0, 1.0),
         tif=Tif.GTC,
-        limits=_limits(order=Tif.GTC),
+        limits=limits_with(order=Tif.GTC),
     )
     made.run()
 
@@ -183,23 +194,14 @@ def test_equity_follows_from_fills_and_closes_alone(seed: int) -> None:
         12,
         lambda _: rng.uniform(0.0, 0.45, 2).tolist(),
         costs=Costs(0.0002, 0.003, 0.3),
-        limits=_limits(stop_loss=0.004),
+        limits=limits_with(stop_loss=0.004),
     )
     record = made.run()
-    cash, held = Decimal(100_000), {BTC: Decimal(0), ETH: Decimal(0)}
-    fills = list(made.venue.fills)
-    for row, time_ns in enumerate(record.times_ns):
-        while fills and fills[0].ts_event_ns <= time_ns:
-            one = fills.pop(0)
-            sign = 1 if one.side is Side.BUY else -1
-            base = one.symbol.partition("/")[0]
-            cash -= sign * one.qty * one.price + (one.fee if one.fee_asset != base else 0)
-            held[one.symbol] += sign * one.qty - (one.fee if one.fee_asset == base else 0)
-        value = sum(float(held[s]) * panel.values[WARM - 1 + row, at, 3] for at, s in enumerate(panel.symbols))
-        assert float(record.equity[row]) == pytest.approx(float(cash) + value, rel=1e-9)
+    equity = [float(one) for one in record.equity]
     balances = {asset: amount for asset, amount in made.venue.balances.items() if amount}
 
     assert len(made.venue.fills) > 5
+    assert replayed(made, panel) == pytest.approx(equity, rel=1e-9)
     assert balances.pop("USDT") == made.engine.state.account.cash
     assert balances == {s.partition("/")[0]: q for s, q in made.engine.state.account.positions.items()}
 
