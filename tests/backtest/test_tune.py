@@ -221,20 +221,23 @@ def test_the_search_learns(plan: Plan, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------- stopping early
 
 
-def _run(fold: int, total: float, drawdown: float, turnover: float) -> FoldRun:
+def _run(
+    fold: int, total: float, drawdown: float, turnover: float, *, sharpe: float = 0.0, swing: float | None = None
+) -> FoldRun:
+    """A run of four days: its whole return on the first, or, with a swing, up and down around it day by day."""
     return FoldRun(
         fold=fold,
         total_return=total,
         max_drawdown=-drawdown,
         turnover=turnover,
-        sharpe=0.0,
+        sharpe=sharpe,
         fees=0.0,
         days=4,
         decisions=4,
         orders=0,
         halts=0,
         raised=0,
-        daily=(total, 0.0, 0.0, 0.0),
+        daily=(total, 0.0, 0.0, 0.0) if swing is None else (total + swing, total - swing) * 2,
     )
 
 
@@ -435,23 +438,7 @@ def test_choosing_by_the_past_alone() -> None:
     """Before each window the best Sharpe ratio on the windows before it is chosen, and judged in the window."""
 
     def trial(slot: int, *means: float) -> Attempt:
-        runs = tuple(
-            FoldRun(
-                fold=fold,
-                total_return=mean,
-                max_drawdown=0.0,
-                turnover=0.0,
-                sharpe=mean,
-                fees=0.0,
-                days=4,
-                decisions=4,
-                orders=0,
-                halts=0,
-                raised=0,
-                daily=(mean + 0.01, mean - 0.01, mean + 0.01, mean - 0.01),
-            )
-            for fold, mean in enumerate(means)
-        )
+        runs = tuple(_run(fold, mean, 0.0, 0.0, sharpe=mean, swing=0.01) for fold, mean in enumerate(means))
         return Attempt(slot, "complete", {"a": slot}, (0.0, 0.0, 0.0), runs, "")
 
     rows = walk_forward_choice([trial(0, 0.01, 0.02, 0.5), trial(1, 0.03, -0.2, 0.6), trial(2, 0.02, 0.01, -0.1)])
