@@ -1,7 +1,6 @@
 """History through the real ccxt from the simulated exchange: whole, resumable, nothing half-closed, errors in one line."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,12 @@ from daemon.backtest.data.check import inspect
 from daemon.backtest.data.files import Candles, files_in, read, write
 from daemon.domain.errors import ConfigError, Unreachable
 from daemon.edge.rest import make_exchange
-from daemon.exchange.config import SimConfig
 from daemon.exchange.faults import Action, FaultRule
 from daemon.exchange.server import SimulatedExchange
 
 S = 1_000
 PAIR = "BTC/USDT"
 KLINES = "GET /api/v3/klines"
-
-
-@pytest.fixture
-async def sim() -> AsyncIterator[SimulatedExchange]:
-    """A simulated exchange with some hours of seconds."""
-    exchange = SimulatedExchange(SimConfig(symbols=2, history_bars=6_000))
-    await exchange.start(0)
-    yield exchange
-    await exchange.stop()
-
-
-@pytest.fixture
-async def ccxt(sim: SimulatedExchange) -> AsyncIterator[Any]:
-    """The real ccxt pointed at it."""
-    exchange = make_exchange("binance", rest_url=f"http://127.0.0.1:{sim.port}", limited=False)
-    yield exchange
-    await exchange.close()
 
 
 async def present(ccxt: Any) -> int:

@@ -1,7 +1,6 @@
 """Trades through the real ccxt: whole, resumable at any moment, nothing believed that is not proven."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from daemon.domain.errors import AlreadyRunning, ConfigError, Unreachable
 from daemon.edge.clock import Clock
 from daemon.edge.lane import Quota
 from daemon.edge.rest import make_exchange
-from daemon.exchange.config import SimConfig
 from daemon.exchange.faults import Action, FaultRule
 from daemon.exchange.server import SimulatedExchange
 
@@ -27,20 +25,9 @@ ALWAYS = 2**63 - 1
 
 
 @pytest.fixture
-async def sim() -> AsyncIterator[SimulatedExchange]:
-    """A simulated exchange with an hour and a half of single trades."""
-    exchange = SimulatedExchange(SimConfig(symbols=2, history_bars=6_000))
-    await exchange.start(0)
-    yield exchange
-    await exchange.stop()
-
-
-@pytest.fixture
-async def asker(sim: SimulatedExchange) -> AsyncIterator[asking.Asker]:
-    """The real ccxt pointed at it."""
-    exchange = make_exchange("binance", rest_url=f"http://127.0.0.1:{sim.port}", limited=False)
-    yield asking.Asker(exchange)
-    await exchange.close()
+def asker(ccxt: Any) -> asking.Asker:
+    """Questions by way of the real ccxt."""
+    return asking.Asker(ccxt)
 
 
 async def present(asker: asking.Asker) -> int:
