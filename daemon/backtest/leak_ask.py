@@ -1,6 +1,5 @@
 """Ask a strategy in worlds of our making: each question, or each series of them, in a fresh process."""
 
-import os
 import shutil
 import socket
 import subprocess
@@ -35,7 +34,7 @@ from daemon.core.buffers import ROW_FIELDS
 from daemon.domain.errors import ConfigError
 from daemon.domain.events import Decide, Decided, Seed
 from daemon.domain.signal import NoDecision, Targets
-from daemon.edge.worker import THREAD_LIMITS
+from daemon.edge import child
 from daemon.edge.worker_wire import Frames, WorkerConfig
 
 END_S: Final = 5.0
@@ -195,24 +194,17 @@ class Nursery:
     """Makes processes; libraries are loaded once, the strategy in each of them anew. Close it in the end."""
 
     def __init__(self, scratch: Path, *, modules: Sequence[str] = (), hash_seed: int = 0) -> None:
-        ours, theirs = socket.socketpair()
-        environment = {
-            "PATH": os.defpath,
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-            "PYTHONHASHSEED": str(hash_seed),
-            "CUDA_VISIBLE_DEVICES": "",
-            **dict.fromkeys(THREAD_LIMITS, "1"),
-        }
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "daemon.backtest.leak_child", str(theirs.fileno()), str(scratch), *modules],
-                pass_fds=(theirs.fileno(),),
+        def spawn(link: socket.socket) -> child.Process:
+            return subprocess.Popen(
+                [sys.executable, "-m", "daemon.backtest.leak_child", str(link.fileno()), str(scratch), *modules],
+                pass_fds=(link.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env=environment,
+                env=child.environment(hash_seed=hash_seed),
                 start_new_session=True,
             )
-        self._control = ours
+
+        self._control, self._process = child.start(spawn)
         self._lock = threading.Lock()
 
     @contextmanager

@@ -5,17 +5,16 @@ The process itself is ``daemon/edge/watchdog_child.py``. It is not ended with th
 
 import asyncio
 import contextlib
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
 from daemon.domain.events import Event, Killed, Timer
+from daemon.edge import child
 from daemon.edge.watchdog_venue import Setup
 
 SILENCE_S: Final = 3.0
@@ -25,7 +24,6 @@ BACKOFF_S_MAX: Final = 10.0
 SERVED_S: Final = 10.0
 """A child that lived so long was no failed start."""
 END_S_MAX: Final = 0.5
-POLL_S: Final = 0.01
 STATUS_BYTES: Final = 4_096
 
 log = structlog.get_logger("ballast")
@@ -79,7 +77,7 @@ class Watchdog:
     async def _session(self) -> str:
         """Run one child to its end; return why it ended."""
         try:
-            ours, process = _start()
+            ours, process = child.start(_spawn)
         except OSError as error:
             return f"it could not be started: {error.strerror}"
         with ours:
@@ -94,7 +92,7 @@ class Watchdog:
                 with contextlib.suppress(OSError):
                     ours.send(b"q")
                 ours.close()
-                await _reap(process, END_S_MAX)  # with the latch set it first makes sure that nothing is open
+                await child.reap(process, END_S_MAX)  # with the latch set it first makes sure that nothing is open
                 raise
             except OSError as error:
                 detail = f"it cannot be talked to: {error.strerror}"
@@ -102,7 +100,7 @@ class Watchdog:
                 self._link = None
                 self.pid = 0
         process.kill()
-        await _reap(process, END_S_MAX)
+        await child.reap(process, END_S_MAX)
         return f"{detail} (exit code {process.returncode})"
 
     async def _listen(self, link: socket.socket) -> str:
@@ -122,35 +120,12 @@ class Watchdog:
         return f"no sign of life for {2 * SILENCE_S:g} s"
 
 
-def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
-    """Return a new child and our end of the link to it; raises OSError and leaves nothing open without room for one."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            return ours, _spawn(theirs)
-        except OSError:
-            ours.close()
-            raise
-
-
-def _spawn(link: socket.socket) -> "subprocess.Popen[bytes]":
+def _spawn(link: socket.socket) -> child.Process:
     """Start the child in a session of its own, its standard input the socket, without our environment with its keys."""
     return subprocess.Popen(
         [sys.executable, "-m", "daemon.edge.watchdog_child"],
         stdin=link.fileno(),
         stdout=subprocess.DEVNULL,
-        env={
-            "PATH": os.defpath,
-            "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-            "PYTHONHASHSEED": "0",
-        },
+        env=child.environment(),
         start_new_session=True,
     )
-
-
-async def _reap(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Wait for a child to end, at most so long, without blocking the loop."""
-    for _ in range(int(seconds / POLL_S)):
-        if process.poll() is not None:
-            return
-        await asyncio.sleep(POLL_S)

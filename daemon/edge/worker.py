@@ -8,11 +8,9 @@ after the deadline is dropped; a child that hangs, dies or grows is replaced.
 """
 
 import asyncio
-import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import msgspec
 import structlog
@@ -20,6 +18,7 @@ import structlog
 from daemon.domain.events import Decide, Decided, Seed, WorkerDown, WorkerUp
 from daemon.domain.ports import Emit
 from daemon.domain.signal import NoDecision, NoReason
+from daemon.edge import child
 from daemon.edge.clock import Clock
 from daemon.edge.worker_wire import (
     FROM_CHILD,
@@ -38,16 +37,8 @@ from daemon.edge.worker_wire import (
 BACKOFF_S_MIN = 0.1
 REAP_S_MAX = 5.0
 EXIT_S_MAX = 0.5
-POLL_S = 0.005
 JOIN_BYTES_MAX = 65_536
 """Smaller messages go out in one write; a seed of megabytes is not copied for that."""
-THREAD_LIMITS = (
-    "OMP_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "NUMEXPR_NUM_THREADS",
-    "RAYON_NUM_THREADS",
-)
 
 log = structlog.get_logger("ballast")
 
@@ -131,7 +122,7 @@ class Worker:
         A machine that has no memory or no file handles left for a child is a worker that is down.
         """
         try:
-            ours, process = _start()
+            ours, process = child.start(_spawn)
         except OSError as error:
             return self._ended(f"worker process could not be started: {error.strerror or error}"), False
         self.starts += 1
@@ -149,7 +140,7 @@ class Worker:
             finally:
                 timer.cancel()
             if not detail:  # it left by itself: its exit code says how
-                await _reap(process, EXIT_S_MAX)
+                await child.reap(process, EXIT_S_MAX)
         except OSError as error:
             ours.close()
             detail = f"worker process cannot be talked to: {error.strerror or error}"
@@ -157,7 +148,7 @@ class Worker:
             self._link = None
             link.close()
             process.kill()
-            await _reap(process, REAP_S_MAX)
+            await child.reap(process, REAP_S_MAX)
             self.pid = 0
         return self._ended(detail or f"worker process ended by itself with code {process.returncode}"), link.served
 
@@ -314,40 +305,14 @@ class _Link(asyncio.Protocol):
             self._transport.abort()
 
 
-def _start() -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
-    """Return a new child and our end of the link to it; raises OSError and leaves nothing open when there is no room for one."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        try:
-            return ours, _spawn(theirs)
-        except OSError:
-            ours.close()
-            raise
-
-
-def _spawn(link: socket.socket) -> "subprocess.Popen[bytes]":
+def _spawn(link: socket.socket) -> child.Process:
     """Start the child in a session of its own: one inherited descriptor, one thread per library, no other environment."""
     fd = link.fileno()
-    environment = {
-        "PATH": os.defpath,
-        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        "PYTHONHASHSEED": "0",
-        "CUDA_VISIBLE_DEVICES": "",
-        **dict.fromkeys(THREAD_LIMITS, "1"),
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "daemon.edge.worker_child", str(fd)],
         pass_fds=(fd,),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        env=environment,
+        env=child.environment(),
         start_new_session=True,
     )
-
-
-async def _reap(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Wait for a child to end, at most so long, without blocking the loop."""
-    for _ in range(int(seconds / POLL_S)):
-        if process.poll() is not None:
-            return
-        await asyncio.sleep(POLL_S)
