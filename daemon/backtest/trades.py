@@ -29,8 +29,8 @@ TURN_NS: Final = 50 * NS_PER_MS
 class TradeVenue(BarVenue):
     """Fills orders from trades: an order meets the first trade of its symbol after its latency.
 
-    The law of impact and the share that may be taken refer to the volume of the bar before. A resting order fills when a trade
-    goes through it by a tick, at its limit and at most by the trade's own size.
+    The law of impact and the share that may be taken refer to the volume of the bar before; where that had none, nothing is
+    taken. A resting order fills when a trade goes through it by a tick, at its limit and at most by the trade's own size.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TradeVenue(BarVenue):
         self._volumes: Mapping[str, float] = {}
 
     def begin(self, volumes: Mapping[str, float]) -> None:
-        """Take the volumes (base units) that a bar's orders are measured by."""
+        """Take the volumes (base units, no NaN) that the orders of the bar now beginning are measured by."""
         self._volumes = volumes
         self._taken.clear()
 
@@ -104,10 +104,14 @@ class TradeSession(Session):
         self._next = next(self._ticks, None)
         self._costs: Costs = rest["venue"].costs
         self._timer_ns = 0
-        self._volumes = dict.fromkeys(panel.symbols, 0.0)
 
     def _make_venue(self, config: VenueConfig) -> TradeVenue:
         return TradeVenue(emit=self._emit, instruments=self._listed, config=config)
+
+    def _open(self) -> None:
+        if self._first:
+            self._measure(self._panel.values[self._first - 1].tolist())
+        super()._open()
 
     def _bar(self, place: int, row: list[list[float]]) -> None:
         """Live through the trades of one bar, up to the decision on it."""
@@ -119,8 +123,8 @@ class TradeSession(Session):
         close_ns = open_ns + panel.bar_ns
         self._list(place, open_ns)
         self._back(open_ns)
-        self.venue.begin({symbol: volume or row[at][4] for at, (symbol, volume) in enumerate(self._volumes.items())})
         self._until(close_ns)
+        self._measure(row)
         self._books(close_ns)
         self._settle_weights()
         self._due(place, close_ns, self._now_ns)
@@ -130,9 +134,11 @@ class TradeSession(Session):
             if self.engine.decisions.last_close_ns < close_ns:
                 self._until(now)
                 self._tick_clock(now)
-        self._volumes = {
-            symbol: 0.0 if math.isnan(row[at][4]) else row[at][4] for at, symbol in enumerate(panel.symbols)
-        }
+
+    def _measure(self, row: list[list[float]]) -> None:
+        """Let the volumes of a bar that is over measure the orders of the next one: its own are not known yet."""
+        volumes = {symbol: row[at][4] for at, symbol in enumerate(self._panel.symbols)}
+        self.venue.begin({symbol: 0.0 if math.isnan(volume) else volume for symbol, volume in volumes.items()})
 
     def _until(self, time_ns: int) -> None:
         """Process the trades before a time; while something is held or under way, the clock ticks every second."""

@@ -14,7 +14,8 @@ from daemon.backtest.trades import TradeSession, ticks
 from daemon.backtest.venue import Rates, VenueConfig
 from daemon.cli.main import run
 from daemon.core.bars import BarBuilder
-from daemon.domain.market import NS_PER_S, Bar
+from daemon.domain.events import Event
+from daemon.domain.market import NS_PER_S, Bar, Tick
 from daemon.domain.orders import Side, Tif
 from daemon.matching.bars import Costs
 from tests.backtest.market import (
@@ -228,3 +229,45 @@ def test_the_command_fills_from_recorded_trades(tmp_path: Path) -> None:
     assert code == 0
     assert len(fills) > 0
     assert set(fills["date"].astype("int64")) <= set(rows["ts_ns"].tolist())
+
+
+@pytest.mark.parametrize("has_candle", [True, False])
+def test_the_volume_of_the_bar_an_order_meets_is_not_known_to_it(has_candle: bool) -> None:
+    """A minute without trades, then a busy one: nothing fills in it, since impact and share go by the quiet bar before."""
+    every = {
+        BTC: trades([(1, 100.0, 1.0), (59, 100.0, 5_000.0), (121, 100.0, 5_000.0), (179, 100.0, 5_000.0)]),
+        ETH: walk(3, 7.0, 3),
+    }
+    wishes = iter([None, [0.5, 0.0], None])
+    made, worker, panel = session(every, 3, lambda _: next(wishes))
+    if not has_candle:
+        panel.values[WARM + 2, 0] = np.nan
+    record = made.run()
+
+    assert len(worker.asked) == 3
+    assert record.orders == 1
+    assert made.venue.fills == []
+
+
+def test_every_trade_is_measured_by_the_volume_of_the_bar_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first trade of a run on, the first ones after a close included; a missing candle is a volume of 0."""
+    every = {BTC: walk(1, 100.0, 8), ETH: walk(2, 7.0, 8, each_s=25.0)}
+    made, _, panel = session(every, 8, lambda _: None)
+    panel.values[WARM - 1] = (100.0, 100.0, 100.0, 100.0, 777.0)
+    panel.values[WARM + 3, 0] = np.nan
+    given: list[tuple[float, float]] = []
+    emit = made._emit
+
+    def heard(event: Event) -> None:
+        if isinstance(event, Tick):
+            before = (event.ts_recv_ns - BEGIN_NS) // BAR_NS - 1
+            volume = panel.values[before, panel.symbols.index(event.symbol), 4]
+            given.append((made.venue._volumes[event.symbol], 0.0 if np.isnan(volume) else float(volume)))
+        emit(event)
+
+    monkeypatch.setattr(made, "_emit", heard)
+    made.run()
+
+    assert len(given) == sum(map(len, every.values()))
+    assert {expected for _, expected in given} > {0.0, 777.0}
+    assert all(volume == expected for volume, expected in given)
