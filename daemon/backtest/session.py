@@ -43,7 +43,6 @@ from daemon.domain.events import (
     Reconciled,
     Restored,
     Seed,
-    StateChanged,
     Step,
     Submit,
     Timer,
@@ -183,13 +182,9 @@ class Session:
         """Live through one bar."""
         panel = self._panel
         open_ns = int(panel.open_ns[place])
-        if not self._traded[place]:
-            self._outage(open_ns)
-            return
         close_ns = open_ns + panel.bar_ns
-        if place in self._listings or not self.engine.state.links["market"]:
-            self._list(place, open_ns)
-            self._back(open_ns)
+        if not self._enter(place, open_ns):
+            return
         bars = self._bars(place, row, open_ns, close_ns)
         self._now_ns = open_ns
         opened = not self.venue.idle
@@ -207,6 +202,16 @@ class Session:
             now = self._now_ns = close_ns + self.config.grace_ns + min(panel.bar_ns // 2, STUCK_WAIT_NS)
         self._emit(Closed(bars, now))
         self._note(close_ns)
+
+    def _enter(self, place: int, open_ns: int) -> bool:
+        """Tell what a bar begins with: listings, ends, the end of an outage. False where nobody has it: that is an outage."""
+        if not self._traded[place]:
+            self._outage(open_ns)
+            return False
+        if place in self._listings or not self.engine.state.links["market"]:
+            self._list(place, open_ns)
+            self._back(open_ns)
+        return True
 
     def _due(self, place: int, close_ns: int, now: int) -> None:
         """Do what is due at a close before it is decided on: longer candles, training, the end of a halt."""
@@ -353,8 +358,8 @@ class Session:
                 self.venue.cancel(effect.client_id, self._now_ns)  # type: ignore[union-attr]
             elif kind is CancelAll:
                 self.venue.cancel_all(self._now_ns)
-            elif kind is Alert or kind is StateChanged:
-                self._hear(effect)
+            elif kind is Alert:
+                self._hear(effect)  # type: ignore[arg-type]
 
     def _submit(self, submit: Submit) -> None:
         self.record.orders += len(submit.approved)
@@ -363,11 +368,10 @@ class Session:
         for approved in submit.approved:
             place(approved)
 
-    def _hear(self, effect: Effect) -> None:
-        if isinstance(effect, Alert):
-            self.record.alert_counts[effect.code] += 1
-            if len(self.record.alerts) < ALERTS_MAX:
-                self.record.alerts.append(effect)
+    def _hear(self, alert: Alert) -> None:
+        self.record.alert_counts[alert.code] += 1
+        if len(self.record.alerts) < ALERTS_MAX:
+            self.record.alerts.append(alert)
 
     # ------------------------------------------------------------------ the record
 

@@ -117,12 +117,9 @@ class TradeSession(Session):
         """Live through the trades of one bar, up to the decision on it."""
         panel = self._panel
         open_ns = int(panel.open_ns[place])
-        if not self._traded[place]:
-            self._outage(open_ns)
-            return
         close_ns = open_ns + panel.bar_ns
-        self._list(place, open_ns)
-        self._back(open_ns)
+        if not self._enter(place, open_ns):
+            return
         self._until(close_ns)
         self._measure(row)
         self._books(close_ns)
