@@ -3,9 +3,9 @@
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
@@ -45,6 +45,53 @@ def start_logs(settings: "Settings") -> None:
         level=settings.log.level,
         secrets=[*(secret.get_secret_value() for secret in secrets), *passwords],
     )
+
+
+class Tell(Protocol):
+    """Hears how far something is."""
+
+    def __call__(self, what: str, done: int, whole: int | None, note: str = "") -> None:
+        """Take how much of ``whole`` is done, None while nobody knows; ``note`` stands behind the bar."""
+        ...
+
+
+@contextlib.contextmanager
+def progress_bars(*, quiet: bool = False, keep: bool = False, percent: bool = False) -> Generator[Tell]:
+    """Show a bar on stderr for each thing that is told of, on a terminal only.
+
+    Parameters
+    ----------
+    quiet
+        Show nothing there either.
+    keep
+        Leave the bars standing in the end.
+    percent
+        Show the share that is done, not the numbers.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield _unheard
+        return
+    share = TextColumn("{task.percentage:>3.0f} %") if percent else MofNCompleteColumn()
+    note_column = TextColumn("{task.fields[note]}", markup=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), share, TimeRemainingColumn(), note_column)
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console, transient=not keep) as shown:
+
+        def tell(what: str, done: int, whole: int | None, note: str = "") -> None:
+            if what not in tasks:
+                tasks[what] = shown.add_task(what, total=None, note="")
+            total = None if whole is None else max(whole, 1)  # of nothing, nothing is done
+            shown.update(tasks[what], completed=done, total=total, note=note)
+
+        yield tell
+
+
+def _unheard(what: str, done: int, whole: int | None, note: str = "") -> None:
+    """Show nothing."""
 
 
 def print_json(document: object) -> None:

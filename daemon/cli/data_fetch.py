@@ -1,13 +1,13 @@
 """``data fetch``: candles, trades and supplies."""
 
-from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, print_table, settings_from
+from daemon.cli.common import Config, Json, print_json, print_table, progress_bars, settings_from
 from daemon.cli.data_common import CHECK_FAILED, Data, day_ms, now_ms, pairs_of, where_of
 from daemon.domain.errors import UsageError
 
@@ -89,8 +89,9 @@ def _fetch(
         done: list[Any] = []
         try:
             for pair in pairs:
-                with _bar(pair) as progress:
-                    done.append(await one(asker, pair, progress))
+                with progress_bars(keep=True, percent=True) as tell:
+                    tell(pair, 0, None)
+                    done.append(await one(asker, pair, partial(tell, pair)))
         finally:
             await asker.exchange.close()
         return done
@@ -134,21 +135,3 @@ def _supply(where: Path, pairs: list[str], url: str, *, json: bool) -> None:
         for asset in missing:
             typer.echo(f"{asset}: CoinGecko knows no coin in circulation; write a line for it into {where / FILE}")
     raise typer.Exit(CHECK_FAILED if missing else 0)
-
-
-@contextmanager
-def _bar(pair: str) -> "Generator[Progress]":
-    """Show a progress bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(pair, total=None)
-        yield lambda done, whole: bar.update(task, completed=done, total=max(whole, 1))

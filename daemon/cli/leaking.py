@@ -2,14 +2,12 @@
 
 import os
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, settings_from
+from daemon.cli.common import Config, Json, print_json, progress_bars, settings_from
 from daemon.cli.research import GROUP, Data, End, Start
 from daemon.domain.errors import ConfigError
 
@@ -58,13 +56,13 @@ def leak(  # noqa: PLR0913, PLR0917 - one option each
         seed=seed,
         jobs=jobs or len(os.sched_getaffinity(0)),
     )
-    with tempfile.TemporaryDirectory(prefix="ballast-model-") as models, _progress(quiet=json) as shown:
+    with tempfile.TemporaryDirectory(prefix="ballast-model-") as models, progress_bars(quiet=json) as tell:
         if train:
             from msgspec.structs import replace
 
             _train(settings, panel, first, Path(models))
             plan = replace(plan, models=Path(models))
-        report = find_leaks(settings, panel, first=first, plan=plan, progress=shown)
+        report = find_leaks(settings, panel, first=first, plan=plan, progress=tell)
     failed = report.leaks > 0 or (strict and report.warnings > 0)
     if json:
         print_json(document(report, ok=not failed))
@@ -138,25 +136,3 @@ def _show(report: "Report") -> None:
         typer.echo(f"{looked}: {report.leaks} leaks, {report.warnings} warnings")
     else:
         typer.echo(f"{looked}: none depends on its future, on chance, on the clock or on those before it")
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> "Generator[Callable[[str, int, int], None]]":
-    """Show what is being done on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda _what, _done, _all: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=console, transient=True) as shown:
-
-        def tell(what: str, done: int, all_: int) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(what, total=all_)
-            shown.update(tasks[what], completed=done, total=all_)
-
-        yield tell

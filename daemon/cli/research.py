@@ -1,14 +1,12 @@
 """The command ``backtest``: the daemon's engine on history."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, print_table, settings_from
+from daemon.cli.common import Config, Json, print_json, print_table, progress_bars, settings_from
 from daemon.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -155,8 +153,10 @@ def run(
     clock = Clock()
     began = clock.mono_ns()
     say = (lambda _line: None) if quiet else partial(typer.echo, err=True)
-    with _progress(quiet=quiet) as shown:
-        done = run_backtest(settings, panel, first=first, models=models, trades=trades, progress=shown, say=say)
+    with progress_bars(quiet=quiet) as tell:
+        bars = partial(tell, "bars")
+        bars(0, None)
+        done = run_backtest(settings, panel, first=first, models=models, trades=trades, progress=bars, say=say)
     return done, (clock.mono_ns() - began) / 1e9
 
 
@@ -170,22 +170,6 @@ def time_of(option: str, text: str) -> int:
         raise UsageError(f"{option} {text!r} is no date: write 2024-01-31 or 2024-01-31T12:00") from None
     when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
     return int(when.timestamp()) * 1_000_000_000
-
-
-@contextmanager
-def _progress(*, quiet: bool) -> "Generator[Callable[[int, int], None]]":
-    """Show a bar while bars go by, on a terminal only."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda _done, _all: None
-        return
-    columns = (TextColumn("bars"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as shown:
-        task = shown.add_task("bars")
-        yield lambda done, all_: shown.update(task, completed=done, total=all_)
 
 
 def _supply(path: Path, done: "Finished") -> "NDArray[float64]":
