@@ -108,8 +108,9 @@ def open_store(url: str, *, name: str, identity: Mapping[str, str]) -> Generator
         The database does not answer, or stopped doing so: what was told is kept, the same command goes on.
     """
     try:
-        with _alone(url, name):
-            storage = _storage(url)
+        path = _sqlite_path(url)
+        with _alone(url, name, path):
+            storage = _storage(url, path)
             try:
                 yield Store(_study(storage, name, identity), url)
             finally:
@@ -152,32 +153,30 @@ def _study(storage: RDBStorage, name: str, identity: Mapping[str, str]) -> Study
     return study
 
 
-def _storage(url: str) -> RDBStorage:
-    if url.startswith(SQLITE_PREFIX):
-        path = Path(url.removeprefix(SQLITE_PREFIX))
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--study {url}: {error.strerror or error}; choose a folder this user may write"
-            ) from None
+def _sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite study, its folder made; None for a server. Raises ConfigError when there can be none."""
+    if not url.startswith(SQLITE_PREFIX):
+        return None
+    path = Path(url.removeprefix(SQLITE_PREFIX))
+    if not path.name or path.is_dir():
+        raise ConfigError(f"--study {url}: names no file; write sqlite:///folder/study.db")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--study {url}: {error.strerror or error}; choose a folder this user may write") from None
+    return path
+
+
+def _storage(url: str, path: Path | None) -> RDBStorage:
+    if path is not None:
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_S_MAX}})
     return RDBStorage(_driver(url), engine_kwargs={"connect_args": {"connect_timeout": CONNECT_S_MAX}})
 
 
 @contextlib.contextmanager
-def _alone(url: str, name: str) -> Generator[None]:
+def _alone(url: str, name: str, path: Path | None) -> Generator[None]:
     """Hold a lock that ends with this process: a file beside the file, or an advisory lock on the server."""
-    if url.startswith(SQLITE_PREFIX):
-        path = Path(url.removeprefix(SQLITE_PREFIX))
-        if not path.name or path.is_dir():
-            raise ConfigError(f"--study {url}: names no file; write sqlite:///folder/study.db")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"--study {url}: {error.strerror or error}; choose a folder this user may write"
-            ) from None
+    if path is not None:
         lock = ProcessLock(path.with_name(f"{path.name}.lock"), what=f"study {path}")
         lock.acquire()
         try:

@@ -80,18 +80,17 @@ def path_of(folder: Path, pair: str, timeframe: str) -> Path:
     return folder / f"{name}.parquet"
 
 
-def files_in(folder: Path) -> list[CandleFile]:
-    """Return the folder's files of candles by name; other files are left out.
-
-    Raises
-    ------
-    ConfigError
-        There is no such folder.
-    """
+def entries(folder: Path) -> list[Path]:
+    """Return what lies in a data folder, by name. Raises ConfigError when there is no such folder."""
     if not folder.is_dir():
         raise ConfigError(f"no data folder at {folder}: `ballast data fetch` makes one, --data names another")
+    return sorted(folder.iterdir())
+
+
+def files_in(folder: Path) -> list[CandleFile]:
+    """Return the folder's files of candles by name; other files are left out. Raises ConfigError as ``entries`` does."""
     found: list[CandleFile] = []
-    for path in sorted(folder.iterdir()):
+    for path in entries(folder):
         match = NAME.fullmatch(path.stem)
         if match is not None and path.suffix in SUFFIXES and path.is_file():
             found.append(CandleFile(path, f"{match[1]}/{match[2]}", match[3]))

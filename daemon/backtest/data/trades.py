@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import ArrowException, parquet
 
-from daemon.backtest.data.files import SUFFIXES, replacing
+from daemon.backtest.data.files import SUFFIXES, entries, replacing
 from daemon.domain.errors import ConfigError
 
 TRADE: Final = np.dtype([("id", "i8"), ("ts_ns", "i8"), ("price", "f8"), ("amount", "f8"), ("sell", "?")])
@@ -90,10 +90,8 @@ def sets_in(folder: Path) -> list[TradeSet]:
     ConfigError
         There is no such folder.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"no data folder at {folder}: `ballast data fetch` makes one, --data names another")
     found: dict[str, TradeSet] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: (not path.is_dir(), path.name)):
+    for path in sorted(entries(folder), key=lambda path: (not path.is_dir(), path.name)):
         is_set = path.is_dir() or path.suffix in SUFFIXES
         match = FOLDER.fullmatch(path.name if path.is_dir() else path.stem) if is_set else None
         if match is not None:
