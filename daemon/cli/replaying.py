@@ -22,14 +22,14 @@ def replay_journal(journal: Path, decisions: Decisions, from_segment: str = "") 
         If the journal cannot be replayed: no journal, without a segment that can be opened, or made by other code.
     """
     try:
-        result = replay(journal, decisions=decisions, worker_factory=workers_of(journal), from_segment=from_segment)
+        result = replay(journal, decisions=decisions, worker_factory=_workers_of(journal), from_segment=from_segment)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from None
     lines = [one.summary for one in result.segments]
     return {**msgspec.to_builtins(result), "summary": result.summary, "lines": lines}
 
 
-def workers_of(journal: Path) -> WorkerFactory:
+def _workers_of(journal: Path) -> WorkerFactory:
     """Return a maker of workers that serve a named model from the registry of the journal's state folder."""
     folder = journal if journal.is_dir() else journal.parent
     registry = folder.resolve().parents[1] / "models"  # <state_dir>/<mode>/journal, <state_dir>/models
