@@ -50,7 +50,6 @@ class Markets:
         self.gaps: Counter[str] = Counter()
         self.repairs: Counter[str] = Counter()
         self.up_ns = 0
-        self.frame_ns = 0
         self.synced = False
         self.newest: Tick | None = None
         self.believed = 0.0
@@ -173,7 +172,6 @@ class Markets:
     def closed(self, event: Closed) -> None:
         """Take closed bars; a symbol without one had no trade, says the source."""
         ts_ns = event.ts_ns
-        self.frame_ns = ts_ns
         for bar in event.bars:
             market = self._markets[bar.symbol]
             market.bar = bar
