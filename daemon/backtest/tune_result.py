@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daemon.backtest.data.files import replacing
-from daemon.backtest.folds import Fold
 from daemon.backtest.metrics import DAYS_PER_YEAR
 from daemon.backtest.stats.overfitting import BLOCKS, PERIODS_MIN, overfitting
 from daemon.backtest.stats.sharpe import (
@@ -22,6 +21,7 @@ from daemon.backtest.stats.sharpe import (
 from daemon.backtest.tune import COMPLETE, FAILED, PRUNED, Attempt, Plan, identity_of, pareto
 from daemon.backtest.tune_space import space_text
 from daemon.backtest.tune_trial import FoldRun
+from strategies.training.purged import Fold
 
 RESULT_FILE: Final = "study.json"
 YEAR: Final = float(np.sqrt(DAYS_PER_YEAR))

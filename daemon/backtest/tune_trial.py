@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from daemon.backtest.folds import Fold
 from daemon.backtest.history import Panel
 from daemon.backtest.metrics import daily_returns, metrics, turned_over
 from daemon.backtest.record import Record
@@ -17,6 +16,7 @@ from daemon.domain.errors import Fatal
 from daemon.domain.signal import NoReason
 from daemon.service.training import TRAINABLE
 from daemon.settings import Settings
+from strategies.training.purged import Fold
 
 REASON_CHARS_MAX: Final = 300
 NO_REASONS: Final = frozenset(map(str, NoReason))
@@ -115,10 +115,11 @@ def _run(ground: Ground, piece: Piece) -> FoldRun | Refused:
         training = f"; training: {walk.failed[-1]}" if walk is not None and walk.failed else ""
         return Refused(one_line(f"not one decision in {len(none)} bars{last}{training}"))
     raised = sum(step.outcome == NoReason.STRATEGY_RAISED for step in none)
-    return _figures(fold, record, fees=float(session.engine.state.account.fees_quote), raised=raised)
+    return figures_of(fold, record, fees=float(session.engine.state.account.fees_quote), raised=raised)
 
 
-def _figures(fold: Fold, record: Record, *, fees: float, raised: int) -> FoldRun:
+def figures_of(fold: Fold, record: Record, *, fees: float, raised: int) -> FoldRun:
+    """Return the figures of a run over a fold's test window."""
     date_ns = np.array(record.times_ns, dtype=np.int64)
     equity = np.array([float(value) for value in record.equity])
     flow = np.zeros(len(equity))

@@ -1,22 +1,19 @@
 """``tune``: a study over the configuration."""
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, print_table, settings_from
+from daemon.cli.common import Config, Json, print_json, print_table, progress_bars, settings_from
 from daemon.cli.research import time_of
 from daemon.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from daemon.backtest.folds import Fold
     from daemon.backtest.history import Panel
-    from daemon.backtest.tune import Progress
     from daemon.settings import Settings
+    from strategies.training.purged import Fold
 
 GROUP = "Research"
 CHECK_FAILED = 3
@@ -68,13 +65,20 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
     with (
         open_store(url, name=name, identity=identity_of(plan)) as store,
         crew_of(spread, run_piece, plan.ground) as crew,
-        _bar(trials) as progress,
+        progress_bars(keep=True) as tell,
     ):
+        tell("trials", 0, trials)
         sweep(ground.shelf)
         if store.restarted:
             typer.echo(f"{store.restarted} trials were cut short by the end of an earlier run: tried again", err=True)
         typer.echo(f"{trials} trials on {len(plan.ground.folds)} folds, {crew.where}; study {store.url}", err=True)
-        attempts = run_study(plan, store, crew, trials=trials, progress=progress)
+        attempts = run_study(
+            plan,
+            store,
+            crew,
+            trials=trials,
+            progress=lambda at: tell("trials", at.over, trials, f"{at.pieces} folds of this batch"),
+        )
         pairs = each_alone(plan, crew, pareto(attempts)) if alone else None
     result = result_of(plan, attempts, name=name, alone=pairs)
     path = write_result(folder, result)
@@ -113,7 +117,7 @@ def _panel(settings: "Settings", data: Path | None, start: str, end: str) -> "tu
 
 def _folds(panel: "Panel", begin: int, *, folds: int, purge: int, embargo: int) -> "tuple[Fold, ...]":
     """Return the folds of the bars from ``begin`` on."""
-    from daemon.backtest.folds import Fold, walk_forward
+    from strategies.training.purged import Fold, walk_forward
 
     bars = len(panel.open_ns) - begin
     try:
@@ -171,22 +175,3 @@ def _show(result: dict[str, Any]) -> None:
 def _pairs_up(alone: dict[str, Any]) -> str:
     """Return on how many pairs alone a trial earned something."""
     return f"{sum(one.get('return', 0.0) > 0.0 for one in alone.values())} of {len(alone)}"
-
-
-@contextmanager
-def _bar(trials: int) -> "Generator[Callable[[Progress], None]]":
-    """Show a progress bar on a terminal, nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("trials"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=trials)
-        yield lambda at: bar.update(task, completed=at.over, description=f"{at.pieces} folds of this batch")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from strategies.features import rolling_features
 
-__all__ = ["BadHistory", "History", "Split", "Windows", "cut_windows", "read_history", "split", "write_history"]
+__all__ = ["BadHistory", "History", "Split", "Windows"]
+__all__ += ["bars_needed", "cut_windows", "read_history", "split", "write_history"]
 
 TRAIN_SHARE: Final = 0.64
 VALID_SHARE: Final = 0.12
@@ -120,12 +121,16 @@ def split(n_bars: int, *, lookback: int, horizon_bars: int) -> Split:
         held=(valid_end, last),
     )
     if min(b - a for a, b in (parts.train, parts.valid, parts.held)) < WINDOWS_MIN:
-        needed = lookback + horizon_bars + int((WINDOWS_MIN + horizon_bars + 1) / VALID_SHARE) + 1
         raise BadHistory(
             f"{max(n_bars, 0)} bars of history are too few for lookback {lookback} and horizon_bars {horizon_bars}; "
-            f"at least {needed} are needed"
+            f"at least {bars_needed(lookback, horizon_bars)} are needed"
         )
     return parts
+
+
+def bars_needed(lookback: int, horizon_bars: int) -> int:
+    """Return how many bars `split` takes at least."""
+    return lookback + horizon_bars + int((WINDOWS_MIN + horizon_bars + 1) / VALID_SHARE) + 1
 
 
 def cut_windows(history: History, ends: NDArray[int64], *, lookback: int, horizon_bars: int, last: int) -> Windows:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 import strategies.training.train as training
-from daemon.backtest.folds import walk_forward
 from daemon.backtest.history import Panel
 from daemon.backtest.tune_models import RUN_PREFIX, sweep
 from daemon.backtest.tune_trial import FoldRun, Ground, Piece, Refused, run_piece
 from daemon.settings import Settings
+from strategies.training.purged import walk_forward
 from tests.backtest.tune_kit import candles, settings_of
 
 BARS = 420

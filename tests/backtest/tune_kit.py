@@ -9,7 +9,6 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from daemon.backtest.data.files import Candles, path_of, write
-from daemon.backtest.folds import walk_forward
 from daemon.backtest.history import Panel, make_panel
 from daemon.backtest.scale import Here, Spread, crew_of
 from daemon.backtest.tune import Plan, identity_of, run_study
@@ -19,6 +18,7 @@ from daemon.backtest.tune_store import open_store
 from daemon.backtest.tune_trial import FoldRun, Ground, Piece, Refused
 from daemon.domain.market import NS_PER_MS
 from daemon.settings import Settings, load_settings
+from strategies.training.purged import walk_forward
 
 HOUR_NS = 3_600 * 10**9
 T0_NS = 1_672_531_200 * 10**9

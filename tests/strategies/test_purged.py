@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from daemon.backtest.folds import Fold, walk_forward
+from strategies.training.purged import Fold, walk_forward
 
 
 def test_the_windows_by_hand() -> None:

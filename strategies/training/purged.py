@@ -9,6 +9,8 @@ windows of the earlier ones.
 
 from typing import NamedTuple
 
+__all__ = ["Fold", "walk_forward"]
+
 
 class Fold(NamedTuple):
     """One step of a walk-forward; all four are indices of bars, each end exclusive.
