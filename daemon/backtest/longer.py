@@ -1,5 +1,7 @@
 """Bars cut from a panel: those before a run begins, and candles of a longer interval, daily for CVaR, hourly for ATR."""
 
+from bisect import bisect_right
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,12 +15,13 @@ class Longer:
     def __init__(self, panel: Panel, interval_ns: int, most: int) -> None:
         self.interval_ns = interval_ns
         self._most = most
-        self._bars: list[list[Bar]] = [[] for _ in panel.symbols]
-        self._closes: list[NDArray[np.int64]] = []
+        self._bars: list[tuple[Bar, ...]] = []
+        self._closes: list[list[int]] = []
         groups = panel.open_ns // interval_ns
         for number, symbol in enumerate(panel.symbols):
             values = panel.values[:, number]
             there = np.flatnonzero(~np.isnan(values[:, 3]))
+            bars: list[Bar] = []
             if len(there):
                 cuts = np.flatnonzero(np.diff(groups[there])) + 1
                 starts = np.concatenate(([0], cuts))
@@ -26,13 +29,14 @@ class Longer:
                 for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
                     rows = values[there[start:end]]
                     open_ns = int(groups[there[start]]) * interval_ns
-                    self._bars[number].append(_merge(symbol, open_ns, open_ns + interval_ns, rows))
-            self._closes.append(np.array([bar.close_ns for bar in self._bars[number]], dtype=np.int64))
+                    bars.append(_merge(symbol, open_ns, open_ns + interval_ns, rows))
+            self._bars.append(tuple(bars))
+            self._closes.append([bar.close_ns for bar in bars])
 
     def until(self, number: int, time_ns: int) -> tuple[Bar, ...]:
         """Return a symbol's newest candles that had closed at a time, oldest first."""
-        end = int(np.searchsorted(self._closes[number], time_ns, side="right"))
-        return tuple(self._bars[number][max(0, end - self._most) : end])
+        end = bisect_right(self._closes[number], time_ns)
+        return self._bars[number][max(0, end - self._most) : end]
 
 
 def _merge(symbol: str, open_ns: int, close_ns: int, rows: NDArray[np.float64]) -> Bar:
