@@ -73,16 +73,15 @@ def backtest(  # noqa: PLR0913, PLR0917 - one per option
 
     panel, first = load(settings, data, start, end)
     models = out / "models" if retrain else None
-    done, seconds = run(
-        settings, panel, first, models=models, trades=folder_of(settings, data) if trades else None, quiet=json
-    )
+    recorded = folder_of(settings, data) if trades else None
+    done, seconds = run(settings, panel, first, models=models, trades=recorded, quiet=json)
     coins = _supply(supply, done) if supply is not None else None
     result = write_results(out, done, settings, seconds=seconds, supply=coins)
     if report:
         from daemon.backtest.report.html import write_report
 
         write_report(out)
-    compared = _sweep(settings, panel, first, out, quiet=json) if sweep else []
+    compared = _sweep(settings, panel, first, out, retrain=retrain, trades=recorded, quiet=json) if sweep else []
     if json:
         print_json({**result, "sweep": compared} if sweep else result)
         return
@@ -96,8 +95,10 @@ def backtest(  # noqa: PLR0913, PLR0917 - one per option
     typer.echo(f"{result['bars']} bars in {seconds:.1f} s; files in {out}")
 
 
-def _sweep(settings: "Settings", panel: "Panel", first: int, out: Path, *, quiet: bool) -> list[dict[str, Any]]:
-    """Run with a decision per bar, day and week, each into a folder of its own, and return a row for each."""
+def _sweep(
+    settings: "Settings", panel: "Panel", first: int, out: Path, *, retrain: bool, trades: Path | None, quiet: bool
+) -> list[dict[str, Any]]:
+    """Run the same with a decision per bar, day and week, each into a folder of its own, and return a row for each."""
     from daemon.backtest.results import write_results
 
     rows: list[dict[str, Any]] = []
@@ -106,7 +107,8 @@ def _sweep(settings: "Settings", panel: "Panel", first: int, out: Path, *, quiet
         optimizer = settings.optimizer.model_copy(update={"rebalance_every": every})
         variant = settings.model_copy(update={"optimizer": optimizer})
         folder = out / "sweep" / name
-        done, seconds = run(variant, panel, first, models=folder / "models", quiet=quiet)
+        models = folder / "models" if retrain else None
+        done, seconds = run(variant, panel, first, models=models, trades=trades, quiet=quiet)
         result = write_results(folder, done, variant, seconds=seconds)
         rows.append({"decides each": name, "bars": every, **{key: result[key] for key in COMPARED}})
     return rows
