@@ -17,7 +17,7 @@ from daemon.core.books import exactly
 from daemon.domain.events import Event
 from daemon.domain.market import Bar, Instrument
 from daemon.domain.orders import Approved, Fill, Intent, OrderState, OrderUpdate, Side, Tif
-from daemon.matching.bars import Costs, rest_on_bar, take_from_bar
+from daemon.matching.bars import Costs, Depth, rest_on_bar, take_from_bar
 from daemon.matching.model import Match, fee
 
 ZERO: Final = Decimal(0)
@@ -156,18 +156,7 @@ class BarVenue:
             self._tell(order, OrderState.REJECTED, reason, ts_ns)
             return
         if bar is not None:
-            rules = self._instruments[intent.symbol]
-            match = take_from_bar(
-                intent.side,
-                order.left,
-                intent.limit,
-                price=price,
-                volume=bar.volume,
-                taken=self._taken.get(intent.symbol, 0.0),
-                costs=self._config.costs,
-                tick=rules.tick,
-                step=rules.step,
-            )
+            match = take_from_bar(intent.side, order.left, intent.limit, price=price, depth=self._depth(bar))
             if match is not None:
                 self._execute(order, match, price, maker=False, ts_ns=ts_ns)
         if not order.left:
@@ -180,23 +169,17 @@ class BarVenue:
 
     def _rest(self, order: _Working, bar: Bar) -> None:
         intent = order.intent
-        rules = self._instruments[intent.symbol]
-        match = rest_on_bar(
-            intent.side,
-            order.left,
-            intent.limit,
-            low=bar.low,
-            high=bar.high,
-            volume=bar.volume,
-            taken=self._taken.get(intent.symbol, 0.0),
-            costs=self._config.costs,
-            tick=rules.tick,
-            step=rules.step,
-        )
+        depth = self._depth(bar)
+        match = rest_on_bar(intent.side, order.left, intent.limit, low=bar.low, high=bar.high, depth=depth)
         if match is not None:
             self._execute(order, match, float(match.price), maker=True, ts_ns=bar.close_ns - 1)
             if not order.left:
                 self._resting.pop(intent.client_id, None)
+
+    def _depth(self, bar: Bar) -> Depth:
+        """Return what a bar still has to give."""
+        rules = self._instruments[bar.symbol]
+        return Depth(bar.volume, self._taken.get(bar.symbol, 0.0), self._config.costs, rules.tick, rules.step)
 
     def _refuses(self, intent: Intent) -> str:
         """Return the venue's reason to reject, "" when it takes the order."""

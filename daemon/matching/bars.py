@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from daemon.matching.model import Match
 
-__all__ = ["Costs", "rest_on_bar", "take_from_bar"]
+__all__ = ["Costs", "Depth", "rest_on_bar", "take_from_bar"]
 
 CRUMB = 1e-9
 """Ticks by which a computed price may miss the grid and still lie on it."""
@@ -25,18 +25,20 @@ class Costs(NamedTuple):
     participation: float
 
 
-def take_from_bar(  # noqa: PLR0913 (all but the first three are named)
-    side: str,
-    qty: Decimal,
-    limit: Decimal,
-    *,
-    price: float,
-    volume: float,
-    taken: float,
-    costs: Costs,
-    tick: Decimal,
-    step: Decimal,
-) -> Match | None:
+class Depth(NamedTuple):
+    """What a bar has to give: its volume and what of it has been taken already, base units; costs; the venue's grids.
+
+    ``tick`` is the grid of prices, ``step`` that of quantities.
+    """
+
+    volume: float
+    taken: float
+    costs: Costs
+    tick: Decimal
+    step: Decimal
+
+
+def take_from_bar(side: str, qty: Decimal, limit: Decimal, *, price: float, depth: Depth) -> Match | None:
     """Match an aggressive order against one moment of a bar.
 
     Parameters
@@ -45,12 +47,8 @@ def take_from_bar(  # noqa: PLR0913 (all but the first three are named)
         ``"buy"`` or ``"sell"``, base units wanted (> 0), worst acceptable price.
     price
         The market's price at that moment (the open, or the level of a stop), quote per base.
-    volume, taken
-        The bar's volume and what of it has been taken already, base units.
-    costs
-        Spread, impact and participation.
-    tick, step
-        The venue's grids for price and quantity.
+    depth
+        What the bar has to give.
 
     Returns
     -------
@@ -58,6 +56,7 @@ def take_from_bar(  # noqa: PLR0913 (all but the first three are named)
         Average price on the tick grid, rounded against the taker but never beyond ``limit``, and a quantity on the lot
         grid; None when nothing trades: no volume, or the price lies beyond the limit.
     """
+    volume, taken, costs, tick, step = depth
     buy = side == "buy"
     sign = 1.0 if buy else -1.0
     touch = price * (1.0 + sign * costs.half_spread)
@@ -83,24 +82,12 @@ def take_from_bar(  # noqa: PLR0913 (all but the first three are named)
     return Match(paid, got) if paid > 0 else None
 
 
-def rest_on_bar(  # noqa: PLR0913 (all but the first three are named)
-    side: str,
-    qty: Decimal,
-    limit: Decimal,
-    *,
-    low: float,
-    high: float,
-    volume: float,
-    taken: float,
-    costs: Costs,
-    tick: Decimal,
-    step: Decimal,
-) -> Match | None:
+def rest_on_bar(side: str, qty: Decimal, limit: Decimal, *, low: float, high: float, depth: Depth) -> Match | None:
     """Fill a resting order at its limit if the bar traded through it by a tick, within the part of the volume it may take."""
-    through = low <= float(limit - tick) if side == "buy" else high >= float(limit + tick)
-    if not through or volume <= 0.0:
+    through = low <= float(limit - depth.tick) if side == "buy" else high >= float(limit + depth.tick)
+    if not through or depth.volume <= 0.0:
         return None
-    got = _within(qty, costs.participation * volume - taken, step)
+    got = _within(qty, depth.costs.participation * depth.volume - depth.taken, depth.step)
     return Match(limit, got) if got > 0 else None
 
 
