@@ -81,7 +81,7 @@ def backtest(  # noqa: PLR0913, PLR0917 - one per option
         from daemon.backtest.report.html import write_report
 
         write_report(out)
-    compared = _sweep(settings, panel, first, out, retrain=retrain, trades=recorded, quiet=json) if sweep else []
+    compared = _sweep(settings, (done, seconds), out, retrain=retrain, trades=recorded, quiet=json) if sweep else []
     if json:
         print_json({**result, "sweep": compared} if sweep else result)
         return
@@ -96,19 +96,25 @@ def backtest(  # noqa: PLR0913, PLR0917 - one per option
 
 
 def _sweep(
-    settings: "Settings", panel: "Panel", first: int, out: Path, *, retrain: bool, trades: Path | None, quiet: bool
+    settings: "Settings", ran: "tuple[Finished, float]", out: Path, *, retrain: bool, trades: Path | None, quiet: bool
 ) -> list[dict[str, Any]]:
-    """Run the same with a decision per bar, day and week, each into a folder of its own, and return a row for each."""
+    """Run the same with a decision per bar, day and week, each into a folder of its own, and return a row for each.
+
+    ``ran`` is what the settings as they are came to: no pause between decisions is run, or trained for, twice.
+    """
     from daemon.backtest.results import write_results
 
     rows: list[dict[str, Any]] = []
+    known = {settings.optimizer.rebalance_every: ran}
     for name, length_ns in (("bar", settings.bar_ns), ("day", DAY_NS), ("week", 7 * DAY_NS)):
         every = max(1, length_ns // settings.bar_ns)
         optimizer = settings.optimizer.model_copy(update={"rebalance_every": every})
         variant = settings.model_copy(update={"optimizer": optimizer})
         folder = out / "sweep" / name
-        models = folder / "models" if retrain else None
-        done, seconds = run(variant, panel, first, models=models, trades=trades, quiet=quiet)
+        if every not in known:
+            models = folder / "models" if retrain else None
+            known[every] = run(variant, ran[0].panel, ran[0].first, models=models, trades=trades, quiet=quiet)
+        done, seconds = known[every]
         result = write_results(folder, done, variant, seconds=seconds)
         rows.append({"decides each": name, "bars": every, **{key: result[key] for key in COMPARED}})
     return rows

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import daemon.backtest.run
+from daemon.backtest.data.files import Candles, read, write
 from daemon.backtest.run import Finished
 from daemon.settings import Settings
 from tests.backtest.home_kit import write_home
@@ -56,3 +57,48 @@ def test_the_sweep_is_the_same_run(ballast: Run, home: Path, tmp_path: Path, run
     assert len(runs) > 1
     assert {one["models"] for one in runs} == {None}
     assert {one["trades"] for one in runs} == {home / "candles"}
+
+
+@pytest.mark.parametrize(("every", "made"), [(1, [1, 24, 168]), (24, [24, 1, 168]), (5, [5, 1, 24, 168])])
+def test_what_has_been_run_is_not_run_again(
+    ballast: Run,
+    home: Path,
+    tmp_path: Path,
+    runs: list[RunOf],
+    monkeypatch: pytest.MonkeyPatch,
+    every: int,
+    made: list[int],
+) -> None:
+    """The row of the configured pause is the main run's own result, its folder byte for byte the same."""
+    monkeypatch.setenv("BALLAST_OPTIMIZER__REBALANCE_EVERY", str(every))
+    rows = sweep(ballast, home, tmp_path / "out")
+    main = json.loads((tmp_path / "out" / "result.json").read_text())
+
+    assert [one["every"] for one in runs] == made
+    assert [(row["decides each"], row["bars"]) for row in rows] == [("bar", 1), ("day", 24), ("week", 168)]
+    for row in rows:
+        folder = tmp_path / "out" / "sweep" / row["decides each"]
+        found = json.loads((folder / "result.json").read_text())
+        assert found["params"]["optimizer"]["rebalance_every"] == row["bars"]
+        assert (found["total_return"], found["fills"]) == (row["total_return"], row["fills"])
+        if row["bars"] == every:
+            assert found == main
+            for name in ("equity", "fills", "decisions", "weights"):
+                ours, theirs = (one / f"{name}.parquet" for one in (tmp_path / "out", folder))
+                assert ours.read_bytes() == theirs.read_bytes()
+        else:
+            assert found["config_hash"] != main["config_hash"]
+
+
+def test_a_bar_that_is_a_day_is_one_run(
+    ballast: Run, home: Path, tmp_path: Path, runs: list[RunOf], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of the sweep may be the same pause: they too are run once."""
+    hours = {path: read(path) for path in sorted((home / "candles").iterdir())}
+    for path, (times, values) in hours.items():
+        write(tmp_path / path.name.replace("-1h", "-1d"), Candles(24 * times[:40] - 23 * times[0], values[:40]))
+    monkeypatch.setenv("BALLAST_BAR", "1d")
+    rows = sweep(ballast, home, tmp_path / "out", "--data", str(tmp_path))
+
+    assert [one["every"] for one in runs] == [1, 7]
+    assert [(row["decides each"], row["bars"]) for row in rows] == [("bar", 1), ("day", 1), ("week", 7)]
