@@ -228,6 +228,7 @@ class Feed:
     async def _serve(self, socket: Socket, loop: asyncio.AbstractEventLoop, *, inherited: bool) -> str:
         """Serve one connection, subscribed already when ``inherited``; return why it ended."""
         reason = "closed"
+        self._leaving.clear()  # not in the task that waits for it: what is announced before that one runs counts
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._watch(socket, loop), name="feed-watch")
@@ -248,7 +249,6 @@ class Feed:
 
     async def _succeed(self) -> None:
         """When its time is over or the venue says so, raise a successor beside the present connection, then end that one."""
-        self._leaving.clear()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._leaving.wait(), self._patience.life_s)
         loop = asyncio.get_running_loop()

@@ -540,6 +540,21 @@ async def test_f13_an_announced_end_is_preceded_by_a_successor() -> None:
     assert feed.connects == 2
 
 
+async def test_f13_an_end_announced_as_soon_as_the_link_is_up_counts() -> None:
+    """Nothing has run since the link came up; the announcement was forgotten when the renewal began to wait."""
+
+    class Eager(Ear):
+        def link(self, up: bool, detail: str) -> None:
+            super().link(up, detail)
+            feed.renew()
+
+    ear, venue = Eager(), Venue()
+    async with running(venue.handle, ear) as feed:
+        await until(lambda: feed.connects == 2, "a successor")
+
+    assert [up for up, _ in ear.links] == [True]
+
+
 async def test_f13_a_successor_takes_over_when_the_first_connection_ends_meanwhile() -> None:
     """The venue closes the old connection during the overlap: the link stays up."""
     ear, venue = Ear(), Venue()
