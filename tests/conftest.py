@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.edge.postgres import postgres, postgres_database
+from tests.places import memory_folder
 
 __all__ = ["postgres", "postgres_database"]
 
@@ -23,6 +24,17 @@ settings.register_profile(
     "ci", deadline=None, max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+TEMPROOT = "PYTEST_DEBUG_TEMPROOT"
+"""pytest's own variable: the folder in which it makes the folders of tests."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folders of tests in memory: what they write outlives a SIGKILL there too, and a sync costs nothing."""
+    folder = memory_folder()
+    if folder is not None and config.option.basetemp is None:
+        os.environ.setdefault(TEMPROOT, folder)
 
 
 def pytest_collection_finish() -> None:

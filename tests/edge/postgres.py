@@ -18,6 +18,7 @@ import psycopg
 import pytest
 
 from tests.absent import absent
+from tests.places import memory_folder
 
 REMEDY = "PostgreSQL is not installed: apt-get install postgresql"
 START_S = 30.0
@@ -47,7 +48,7 @@ class Server:
         folder = binaries()
         assert folder is not None, REMEDY
         self._binaries = folder
-        self.folder = Path(tempfile.mkdtemp(prefix="ballast-pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="ballast-pg-", dir=memory_folder()))
         self._as: tuple[str, ...] = ()
         if os.geteuid() == 0:
             user = pwd.getpwnam(OWNER)
@@ -108,7 +109,7 @@ class Server:
         """Return a running server that follows this one, which waits for it at every commit from now on."""
         other = Server.__new__(Server)
         other._binaries, other._as, other.process = self._binaries, self._as, None
-        other.folder = Path(tempfile.mkdtemp(prefix="ballast-pg-"))
+        other.folder = Path(tempfile.mkdtemp(prefix="ballast-pg-", dir=memory_folder()))
         if self._as:
             shutil.chown(other.folder, OWNER, OWNER)
         other.data, other.log = other.folder / "data", other.folder / "log"
