@@ -47,9 +47,15 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def whole(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The database of that study, to be read only."""
+    return f"sqlite:///{tmp_path_factory.mktemp('whole') / 'study.db'}"
+
+
+@pytest.fixture(scope="module")
+def whole(plan: Plan, whole_url: str) -> dict[str, Any]:
     """The result of a study that nothing disturbed."""
-    return study(plan, f"sqlite:///{tmp_path_factory.mktemp('whole') / 'study.db'}", WHOLE)
+    return study(plan, whole_url, WHOLE)
 
 
 @pytest.fixture
@@ -276,10 +282,10 @@ def test_a_trial_is_judged_on_the_folds_it_ran_on() -> None:
     assert pruned((_run(0, -0.9, 0.9, 9.0), _run(1, 0.0, 0.9, 9.0)), judges) == ""
 
 
-def test_stopped_trials_ran_on_some_folds_only(whole: dict[str, Any], plan: Plan, url: str) -> None:
+@pytest.mark.usefixtures("whole")
+def test_stopped_trials_ran_on_some_folds_only(whole_url: str) -> None:
     """In the database they are PRUNED, with the folds they ran on and the rule's words."""
-    study(plan, url, WHOLE)
-    stopped = [one for one in trials_in(url) if one.state is TrialState.PRUNED]
+    stopped = [one for one in trials_in(whole_url) if one.state is TrialState.PRUNED]
 
     assert stopped
     assert all(0 < len(one.user_attrs["folds"]) < 3 for one in stopped)
@@ -406,10 +412,10 @@ def test_how_much_is_luck(whole: dict[str, Any]) -> None:
     assert whole["overfitting"]["trials"] == whole["complete"]
 
 
-def test_stopped_trials_are_tries_too(plan: Plan, url: str) -> None:
+@pytest.mark.usefixtures("whole")
+def test_stopped_trials_are_tries_too(plan: Plan, whole_url: str) -> None:
     """Leaving them out would make the others look better: fewer tries, and less to expect of luck."""
-    study(plan, url, WHOLE)
-    attempts = [attempt_of(int(one.user_attrs["slot"]), one) for one in trials_in(url)]
+    attempts = [attempt_of(int(one.user_attrs["slot"]), one) for one in trials_in(whole_url)]
     told = result_of(plan, attempts, name=NAME)["luck"]
     kept = result_of(plan, [one for one in attempts if one.state != "pruned"], name=NAME)["luck"]
 
