@@ -70,16 +70,10 @@ class Drawdown:
         else:
             day, day_value, daily_hit = old.day, old.day_value, old.daily_loss_hit
         peak = max(old.peak, value)
-        self._state = DrawdownState(
-            units=units,
-            value=value,
-            peak=peak,
-            day=day,
-            day_value=day_value,
-            drawdown_hit=old.drawdown_hit or ONE - value / peak >= self._max_drawdown,
-            daily_loss_hit=daily_hit or ONE - value / day_value >= self._max_daily_loss,
-        )
-        return self._verdict(known=True)
+        fall, loss = ONE - value / peak, ONE - value / day_value
+        fallen, lost = old.drawdown_hit or fall >= self._max_drawdown, daily_hit or loss >= self._max_daily_loss
+        self._state = DrawdownState(units, value, peak, day, day_value, fallen, lost)
+        return LossVerdict(ratio(max(ZERO, fall)), ratio(max(ZERO, loss)), fallen, lost, known=True)
 
     def flow(self, amount: Decimal, equity_before: Decimal) -> None:
         """Book a deposit (> 0) or withdrawal (< 0) of ``amount``, valued in quote currency.

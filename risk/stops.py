@@ -134,6 +134,11 @@ class Stops:
         guard = self._guards.get(symbol)
         return guard.floor if guard is not None and guard.entry else 0.0
 
+    @property
+    def resting(self) -> bool:
+        """Return whether any symbol may be cooling: none is while nothing was hit."""
+        return bool(self._hits or self._cooling)
+
     def cooling(self, symbol: str, now_ns: int) -> bool:
         """Tell whether the symbol's target must be 0: hit and not yet sold, or sold and not yet cooled down."""
         return symbol in self._hits or now_ns < self._cooling.get(symbol, 0)

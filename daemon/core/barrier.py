@@ -27,17 +27,24 @@ class Barrier:
         state = self._state
         if self._since_ns:
             return self.proceed() if state.now_ns - self._since_ns > LATE_NS else NONE
-        if not self._markets.columns.due(self._passed_ns()):
+        columns = self._markets.columns
+        if not columns.waiting:
             return NONE
-        self._since_ns = state.now_ns
-        return self.proceed() if len(state.symbols) <= PIECE else (Continue(),)
+        passed_ns = self._passed_ns()
+        if not columns.due(passed_ns):
+            return NONE
+        if len(state.symbols) > PIECE:
+            self._since_ns = state.now_ns
+            return (Continue(),)
+        return self._append(passed_ns, state.now_ns) if state.now_ns else NONE
 
     def proceed(self) -> tuple[Effect, ...]:
         """Append what was complete when somebody looked last."""
         since_ns, self._since_ns = self._since_ns, 0
-        if not since_ns:
-            return NONE
-        done = self._markets.columns.drain(self._passed_ns())
+        return self._append(self._passed_ns(), since_ns) if since_ns else NONE
+
+    def _append(self, passed_ns: int, since_ns: int) -> tuple[Effect, ...]:
+        done = self._markets.columns.drain(passed_ns)
         exchange_ns = self._state.now_ns - self._state.offset_ns
         return self._decisions.closed(done, exchange_ns, since_ns) if done else NONE
 

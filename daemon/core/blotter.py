@@ -30,6 +30,7 @@ UNRESOLVED = UNCERTAIN | {OrderState.SENDING}
 LATE_EVIDENCE = UNRESOLVED | {OrderState.NEVER_PLACED, OrderState.DENIED, OrderState.REJECTED}
 """States that an execution disproves: the venue has the order after all (F7)."""
 
+NOBODY: frozenset[str] = frozenset()
 KEPT_DONE_MAX = 5_000
 
 
@@ -142,7 +143,9 @@ class Blotter:
     @property
     def uncertain(self) -> frozenset[str]:
         """Return the symbols of which an order's fate is unknown."""
-        return frozenset(order.intent.symbol for order in self.live.values() if order.state in UNCERTAIN)
+        if not self.live:
+            return NOBODY
+        return frozenset([order.intent.symbol for order in self.live.values() if order.state in UNCERTAIN])
 
     def reserved(self, side: Side) -> dict[str, Decimal]:
         """Return what live orders may still take, by symbol: quote notional of buys, base quantity of sells."""

@@ -66,7 +66,9 @@ class Causes:
 
     def keep(self, name: str, state: TradingState, *, active: bool) -> bool:
         """Activate or clear a self-clearing cause; true when that is news."""
-        return self.put(name, state) if active else self.drop(name)
+        if active:
+            return self.put(name, state)
+        return name in self._active and self.drop(name)
 
     def resume(self) -> bool:
         """Lift every latched cause an operator may lift; true when there was one."""

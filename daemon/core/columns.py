@@ -25,7 +25,10 @@ class Columns:
         if self.buffers.count and bar.close_ns <= self.buffers.close_ns:
             self.amend(bar)
             return
-        self._open.setdefault(bar.close_ns, {})[bar.symbol] = bar
+        column = self._open.get(bar.close_ns)
+        if column is None:
+            column = self._open[bar.close_ns] = {}
+        column[bar.symbol] = bar
 
     def amend(self, bar: Bar) -> None:
         """Write a bar into a column that has been appended already, if the buffer still holds it."""
@@ -33,6 +36,11 @@ class Columns:
         if 0 <= age < self.buffers.count:
             self.buffers.append(self.index[bar.symbol], bar)
             self.amended = True
+
+    @property
+    def waiting(self) -> bool:
+        """Return whether any column is open."""
+        return bool(self._open)
 
     @property
     def oldest_ns(self) -> int:
@@ -60,21 +68,26 @@ class Columns:
             The appended columns, oldest first, each with the bars it has in the order of the universe.
         """
         done: list[tuple[int, tuple[Bar, ...]]] = []
+        symbols = self.symbols
         for close_ns in sorted(self._open):
             column = self._open[close_ns]
-            if len(column) < len(self.symbols) and close_ns > passed_ns:
+            whole = len(column) >= len(symbols)
+            if not whole and close_ns > passed_ns:
                 break
             del self._open[close_ns]
-            bars = tuple(column[symbol] for symbol in self.symbols if symbol in column)
-            self._append(close_ns, bars)
+            bars = tuple([column[symbol] for symbol in symbols if whole or symbol in column])
+            self._append(close_ns, bars, whole=whole)
             done.append((close_ns, bars))
         return done
 
-    def _append(self, close_ns: int, bars: tuple[Bar, ...]) -> None:
+    def _append(self, close_ns: int, bars: tuple[Bar, ...], *, whole: bool) -> None:
         buffers = self.buffers
         if buffers.count and close_ns != buffers.close_ns + buffers.bar_ns:
             self.buffers = buffers = Buffers(len(self.symbols), buffers.capacity, buffers.bar_ns)
             self.amended = True
+        if whole:
+            buffers.append_bars(close_ns, bars)
+            return
         for bar in bars:
             buffers.append(self.index[bar.symbol], bar)
 

@@ -14,6 +14,7 @@ from daemon.domain.events import Cancel, Continue, Decide, Decided, Effect, Seed
 from daemon.domain.market import Bar
 from daemon.domain.orders import Tif
 from daemon.domain.signal import NoDecision, NoReason, Targets
+from risk.money import ZERO
 
 NONE: tuple[Effect, ...] = ()
 PENDING_BARS_MAX = 50_000
@@ -134,6 +135,8 @@ class Decisions:
             effects = self._seed() if self.up else NONE
         if not due:
             return effects
+        if self._work is None and len(self._state.symbols) <= PIECE:
+            return effects + self._ask(close_ns)
         return effects + self._begin(self._ask_later(close_ns))
 
     def _ask_later(self, close_ns: int) -> Work:
@@ -147,7 +150,7 @@ class Decisions:
         if why is not None:
             return (self._step(close_ns, why.reason, why.detail),)
         equity = state.equity()
-        if equity is None or equity <= 0:
+        if equity is None or equity <= ZERO:
             return (self._step(close_ns, NoReason.NOT_READY, "equity is unknown"),)
         self.seq += 1
         now_ns = state.now_ns
@@ -156,7 +159,7 @@ class Decisions:
             for order in state.blotter.live.values()
             if order.intent.tif is Tif.GTC and order.state == "acked"
         ]
-        left = max(0.0, min(config.turnover_max, config.turnover_max_day - state.turnover_day))
+        cash = state.account.cash
         ask = Decide(
             seq=self.seq,
             ts_ns=now_ns,
@@ -166,12 +169,10 @@ class Decisions:
             bars=tuple(self._pending),
             weights=state.weights(equity),
             frozen=self._frozen(close_ns),
-            caps=tuple(
-                0.0 if state.stops.cooling(symbol, now_ns) else config.limits.max_weight for symbol in state.symbols
-            ),
+            caps=self._caps(now_ns),
             equity=float(equity),
-            cash_weight=float(state.account.cash / equity),
-            turnover_left=left,
+            cash_weight=1.0 if cash is equity else float(cash / equity),
+            turnover_left=max(0.0, min(config.turnover_max, config.turnover_max_day - state.turnover_day)),
             deadline_ns=now_ns + config.decision_deadline_ns,
             daily=self._daily() if self.new_days else (),
         )
@@ -180,23 +181,33 @@ class Decisions:
         self._asked = ask
         return (*cancels, ask)
 
+    def _caps(self, now_ns: int) -> tuple[float, ...]:
+        """Return the largest weight of each symbol, 0 after a stop until it has cooled down."""
+        symbols, stops, most = self._state.symbols, self._state.stops, self._config.limits.max_weight
+        if not stops.resting:
+            return (most,) * len(symbols)
+        return tuple([0.0 if stops.cooling(symbol, now_ns) else most for symbol in symbols])
+
     def _frozen(self, close_ns: int) -> tuple[bool, ...]:
         """Return whose weight may not grow: also those whose own bar the decision could not wait for."""
         state = self._state
         uncertain = state.blotter.uncertain
+        markets, is_frozen = state.markets, state.is_frozen
         frozen: list[bool] = []
         for symbol in state.symbols:
-            market = state.markets[symbol]
-            late = market.bar is None or market.bar.close_ns < close_ns
-            frozen.append(late or state.is_frozen(market, uncertain))
+            market = markets[symbol]
+            bar = market.bar
+            frozen.append(bar is None or bar.close_ns < close_ns or is_frozen(market, uncertain))
         return tuple(frozen)
 
     def _obstacle(self) -> NoDecision | None:
         state = self._state
-        if STARTING in state.causes or state.trading is TradingState.HALTED:
-            return NoDecision(NoReason.NOT_READY, "halted: " + ", ".join(state.causes.names))
-        if REPEATED in state.causes:
-            return NoDecision(NoReason.PAUSED, "the strategy repeated itself: it waits for `resume`")
+        causes = state.causes
+        if causes.names:  # nearly always there is none
+            if STARTING in causes or causes.state is TradingState.HALTED:
+                return NoDecision(NoReason.NOT_READY, "halted: " + ", ".join(causes.names))
+            if REPEATED in causes:
+                return NoDecision(NoReason.PAUSED, "the strategy repeated itself: it waits for `resume`")
         if state.paused:
             return NoDecision(NoReason.PAUSED, "paused by an operator")
         if not self.up:

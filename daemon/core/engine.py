@@ -5,7 +5,9 @@ ticks, books, timers ─▶ Markets ─▶ columns ─▶ Decisions ─▶ plan 
 acks, fills, answers ─▶ blotter, account
 """
 
+from collections.abc import Callable
 from operator import attrgetter
+from typing import ClassVar, Never
 
 from daemon.core import causes as cause
 from daemon.core.barrier import Barrier
@@ -17,6 +19,7 @@ from daemon.core.markets import Markets
 from daemon.core.memory import recall, remember
 from daemon.core.orderdesk import OrderDesk
 from daemon.core.ranges import judge_range
+from daemon.core.silence import silence
 from daemon.core.state import State
 from daemon.core.submit import known_or_nan
 from daemon.domain.events import (
@@ -65,8 +68,6 @@ WOUND_UP = frozenset({Cause.FLATTEN, Cause.DRAWDOWN})
 DEAD_MAN = "deadman"
 FIREWALL = "firewall"
 """The link to the venue's own dead-man switch: its loss is told, and nothing else (A3)."""
-STALE_SHARE = 5
-"""More than one in this many symbols stale is a reason not to be ready."""
 
 
 class Engine:
@@ -103,7 +104,8 @@ class Engine:
     def on_tick(self, tick: Tick) -> tuple[Effect, ...]:
         """Take one trade: ``process`` without the choice, for the runner's hot path."""
         state = self.state
-        state.now_ns = max(state.now_ns, tick.ts_recv_ns)
+        if tick.ts_recv_ns > state.now_ns:  # noqa: PLR1730 - max() would be a call for each trade
+            state.now_ns = tick.ts_recv_ns
         effects = self.markets.tick(tick)
         hit = state.stops.on_price(tick.symbol, self.markets.believed, tick.ts_recv_ns)
         if hit is not None:
@@ -115,94 +117,79 @@ class Engine:
     # ------------------------------------------------------------------ everything else
 
     def _rare(self, event: Event) -> tuple[Effect, ...]:
-        ts_ns = (
-            0
-            if isinstance(event, Fill)
-            else event.ts_recv_ns
-            if isinstance(event, (Tick, Book, Malformed))
-            else event.ts_ns
-        )
-        self.state.now_ns = max(self.state.now_ns, ts_ns)
-        effects = self._market_event(event) if isinstance(event, MARKET_EVENTS) else self._other_event(event)
-        return effects + self.barrier.look() + self._show()
+        state = self.state
+        if type(event) is not Fill:
+            ts_ns = event.ts_recv_ns if type(event) is Malformed else event.ts_ns  # type: ignore[union-attr]  # the rest has it
+            state.now_ns = max(state.now_ns, ts_ns)
+        effects = self.HANDLERS[type(event)](self, event)  # type: ignore[arg-type]  # the table pairs types with what takes them
+        effects += self.barrier.look()
+        if state.causes.names is not self._shown[1]:  # a new tuple with every change, the empty one apart
+            effects += self._show()
+        return effects
 
-    def _market_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901, PLR0911, PLR0912 - one case per event
-        match event:
-            case Timer():
-                return self._timer(event)
-            case Closed():
-                self.markets.closed(event)
-            case Ranged():
-                hits = judge_range(event, state=self.state, markets=self.markets, exits=self.exits)
-                return hits + self._persist() if hits else NONE
-            case History():
-                return self.markets.history(event) + self.exits.position_changed(event.symbol)
-            case Repair():
-                return self.markets.repair(event)
-            case Candle():
-                self.markets.candle(event)
-            case Candles():
-                self._candles(event)
-            case Confirmed():
-                effects = self.markets.confirmed(event)
-                hit = self.state.stops.on_price(event.symbol, self.markets.believed, event.ts_ns)
-                return effects if hit is None else effects + self.exits.stop(hit) + self._persist()
-            case Link():
-                if event.feed == FIREWALL:  # told, and no state: the next request shows whether it is gone
-                    return (Alert(FIREWALL, event.detail, "", event.ts_ns),)
-                self.state.links[event.feed] = event.up
-                if event.feed == DEAD_MAN and not event.up:
-                    return (Alert("dead_man_down", event.detail, "", event.ts_ns),)
-                return self.markets.link(event) if event.feed == "market" else NONE
-            case Listed():
-                for instrument in event.instruments:
-                    if instrument.symbol in self.state.markets:
-                        self.state.markets[instrument.symbol].instrument = instrument
-                if event.orders_per_10s:
-                    self.state.gate.venue_allows(event.orders_per_10s)
-            case Malformed():
-                self.markets.malformed(event)
-            case _:
-                pass
+    def _closed(self, event: Closed) -> tuple[Effect, ...]:
+        self.markets.closed(event)
         return NONE
 
-    def _other_event(self, event: Event) -> tuple[Effect, ...]:  # noqa: C901, PLR0911 - one case per event
-        match event:
-            case OrderUpdate():
-                return self.orders.update(event)
-            case Fill():
-                effects = self.orders.fill(event)
-                # P7 survives a crash right behind the execution that counted: its row and the count are written together.
-                return effects + self._persist() if self.config.limits.max_repeats else effects
-            case Decided():
-                return self.decisions.decided(event)
-            case Proceed():
-                return self.decisions.proceed() + self.barrier.proceed()
-            case Denied():
-                return self.orders.denied(event)
-            case Command():
-                return (*self._command(event), *self._persist())  # an operator's word survives a crash right after it
-            case Killed():
-                return self._killed(event)
-            case Fault():
-                name = cause.OF_TASK.get(event.task, cause.FAULT)
-                self.state.causes.put(name, TradingState.HALTED)
-                return (Alert(name, event.detail, "", event.ts_ns),)
-            case Restored():
-                return self._restored(event)
-            case Reconciled():
-                return self._reconciled(event)
-            case Flow():
-                return self._flow(event)
-            case WorkerUp():
-                self.state.model = event.model
-                self.state.model_trained_ns = event.model_trained_ns
-                return self.decisions.worker_up()
-            case WorkerDown():
-                self.decisions.worker_down()
-                return (Alert("worker_down", event.detail, "", event.ts_ns),)
-            case _:
-                return NONE
+    def _ranged(self, event: Ranged) -> tuple[Effect, ...]:
+        hits = judge_range(event, state=self.state, markets=self.markets, exits=self.exits)
+        return hits + self._persist() if hits else NONE
+
+    def _candle(self, event: Candle) -> tuple[Effect, ...]:
+        self.markets.candle(event)
+        return NONE
+
+    def _candles(self, event: Candles) -> tuple[Effect, ...]:
+        if event.interval_ns == DAY_NS:
+            self.state.daily[event.symbol] = tuple(map(CLOSE_OF, event.bars))
+            self.decisions.new_days = True
+        else:
+            self.exits.candles(event)
+        return NONE
+
+    def _confirmed(self, event: Confirmed) -> tuple[Effect, ...]:
+        effects = self.markets.confirmed(event)
+        hit = self.state.stops.on_price(event.symbol, self.markets.believed, event.ts_ns)
+        return effects if hit is None else effects + self.exits.stop(hit) + self._persist()
+
+    def _link(self, event: Link) -> tuple[Effect, ...]:
+        if event.feed == FIREWALL:  # told, and no state: the next request shows whether it is gone
+            return (Alert(FIREWALL, event.detail, "", event.ts_ns),)
+        self.state.links[event.feed] = event.up
+        if event.feed == DEAD_MAN and not event.up:
+            return (Alert("dead_man_down", event.detail, "", event.ts_ns),)
+        return self.markets.link(event) if event.feed == "market" else NONE
+
+    def _listed(self, event: Listed) -> tuple[Effect, ...]:
+        for instrument in event.instruments:
+            if instrument.symbol in self.state.markets:
+                self.state.markets[instrument.symbol].instrument = instrument
+        if event.orders_per_10s:
+            self.state.gate.venue_allows(event.orders_per_10s)
+        return NONE
+
+    def _fill(self, event: Fill) -> tuple[Effect, ...]:
+        effects = self.orders.fill(event)
+        # P7 survives a crash right behind the execution that counted: its row and the count are written together.
+        return effects + self._persist() if self.config.limits.max_repeats else effects
+
+    def _malformed(self, event: Malformed) -> tuple[Effect, ...]:
+        self.markets.malformed(event)
+        return NONE
+
+    def _fault(self, event: Fault) -> tuple[Effect, ...]:
+        name = cause.OF_TASK.get(event.task, cause.FAULT)
+        self.state.causes.put(name, TradingState.HALTED)
+        return (Alert(name, event.detail, "", event.ts_ns),)
+
+    def _worker_up(self, event: WorkerUp) -> tuple[Effect, ...]:
+        self.state.model = event.model
+        self.state.model_trained_ns = event.model_trained_ns
+        return self.decisions.worker_up()
+
+    def _worker_down(self, event: WorkerDown) -> tuple[Effect, ...]:
+        self.decisions.worker_down()
+        return (Alert("worker_down", event.detail, "", event.ts_ns),)
 
     # ------------------------------------------------------------------ time
 
@@ -238,18 +225,7 @@ class Engine:
 
     def silence(self) -> str:
         """Return why the market data as a whole cannot be trusted, "" when it can."""
-        if not (state := self.state).links["market"]:
-            return "market stream is down"
-        # Frames only: REST may vouch for a quiet symbol on a flowing connection, never for a connection that is silent.
-        markets = [market for market in state.markets.values() if not state.is_unlisted(market)]
-        newest = max((m.frame_ns for m in markets), default=0)
-        if state.now_ns - newest > self.config.max_age_ns:
-            return f"no market data for {(state.now_ns - newest) / NS_PER_S:.1f} s"
-        bound_ns = state.now_ns - 10 * self.config.max_age_ns
-        old = [m.symbol for m in markets if m.newest_ns < bound_ns or m.phase != "live"]
-        if len(old) * STALE_SHARE > len(markets):
-            return f"{len(old)} of {len(markets)} symbols are stale: {', '.join(old[:5])}"
-        return ""
+        return silence(self.state)
 
     def _losses(self, now_ns: int) -> tuple[Effect, ...]:
         state = self.state
@@ -280,13 +256,6 @@ class Engine:
         going = bool(state.exits.active or state.blotter.live)
         state.causes.put(cause.DRAWDOWN, TradingState.REDUCING if going else TradingState.HALTED)
         return begun
-
-    def _candles(self, event: Candles) -> None:
-        if event.interval_ns == DAY_NS:
-            self.state.daily[event.symbol] = tuple(map(CLOSE_OF, event.bars))
-            self.decisions.new_days = True
-            return
-        self.exits.candles(event)
 
     # ------------------------------------------------------------------ start, reconciliation, flows
 
@@ -396,5 +365,33 @@ class Engine:
         self._remembered = memory
         return (Persist(memory),)
 
-
-MARKET_EVENTS = (Timer, Closed, Ranged, History, Repair, Candle, Candles, Confirmed, Link, Listed, Malformed)
+    HANDLERS: ClassVar[dict[type, Callable[["Engine", Never], tuple[Effect, ...]]]] = {
+        Timer: _timer,
+        Closed: _closed,
+        Ranged: _ranged,
+        History: lambda self, event: self.markets.history(event) + self.exits.position_changed(event.symbol),
+        Repair: lambda self, event: self.markets.repair(event),
+        Candle: _candle,
+        Candles: _candles,
+        Confirmed: _confirmed,
+        Link: _link,
+        Listed: _listed,
+        Malformed: _malformed,
+        OrderUpdate: lambda self, event: self.orders.update(event),
+        Fill: _fill,
+        Decided: lambda self, event: self.decisions.decided(event),
+        Proceed: lambda self, _event: self.decisions.proceed() + self.barrier.proceed(),
+        Denied: lambda self, event: self.orders.denied(event),
+        Command: lambda self, event: (
+            *self._command(event),
+            *self._persist(),
+        ),  # a word survives a crash right after it
+        Killed: _killed,
+        Fault: _fault,
+        Restored: _restored,
+        Reconciled: _reconciled,
+        Flow: _flow,
+        WorkerUp: _worker_up,
+        WorkerDown: _worker_down,
+    }
+    """What takes each event; ticks and books have their own, shorter way."""

@@ -93,15 +93,16 @@ class ExitDesk:
         """Ask REST for prices of held symbols too old to judge a stop by: first what is on its way out, a few at once."""
         state = self._state
         limit_ns = self._config.limits.exit_price_age_ns // 3
-        held = [symbol for symbol, qty in state.account.positions.items() if not self._is_dust(symbol, qty)]
-        blind = [
-            (symbol not in state.exits.active, market.priced_ns, symbol)
-            for symbol in {*state.exits.active, *held}
-            if (market := state.markets.get(symbol)) is not None
-            and not state.is_unlisted(market)
-            and now_ns - market.priced_ns > limit_ns
-            and now_ns - market.confirm_ns >= self._config.max_age_ns
-        ]
+        active = state.exits.active
+        blind: list[tuple[bool, int, str]] = []
+        for symbol in {*active, *state.account.positions}:
+            market = state.markets.get(symbol)
+            if market is None or now_ns - market.priced_ns <= limit_ns or state.is_unlisted(market):
+                continue
+            if now_ns - market.confirm_ns < self._config.max_age_ns:
+                continue
+            if symbol in active or not self._is_dust(symbol, state.account.position(symbol)):
+                blind.append((symbol not in active, market.priced_ns, symbol))
         asked: list[Effect] = []
         for _, _, symbol in sorted(blind)[:LOOKS_MAX]:
             state.markets[symbol].confirm_ns = now_ns

@@ -41,7 +41,8 @@ class Exits:
 
     def due(self, now_ns: int) -> list[Exit]:
         """Return the exits whose next attempt is due, in order of symbol."""
-        return [self.active[symbol] for symbol in sorted(self.active) if self.active[symbol].next_ns <= now_ns]
+        active = self.active
+        return [active[symbol] for symbol in sorted(active) if active[symbol].next_ns <= now_ns] if active else []
 
     def attempted(self, job: Exit, now_ns: int) -> int:
         """Count one attempt and return its number, never used before: not even by a ledger that was lost (ids derive from it)."""

@@ -172,14 +172,17 @@ class Markets:
     def closed(self, event: Closed) -> None:
         """Take closed bars; a symbol without one had no trade, says the source."""
         ts_ns = event.ts_ns
+        markets, columns = self._markets, self.columns
         for bar in event.bars:
-            market = self._markets[bar.symbol]
+            symbol = bar.symbol
+            market = markets[symbol]
             market.bar = bar
             market.frozen = bar.flag is BarFlag.GAPPED
             market.last = bar.close
             market.frame_ns = market.last_ns = ts_ns
             market.builder.start(bar.close_ns, last_price=bar.close, partial=False)
-            self._put(bar)
+            if symbol in columns.index:
+                columns.put(bar)
         if len(event.bars) < len(self._markets):
             for market in self._markets.values():
                 market.confirmed_ns = ts_ns
@@ -295,22 +298,20 @@ class Markets:
         for market in self._markets.values():
             book = market.book
             if book is not None and market.last_ns - book.ts_recv_ns > config.max_age_ns:
-                market.book = (
-                    None  # each trade moves the touch: a book that stood still through many is not the market's
-                )
-            if market.phase is Phase.DOWN:
+                market.book = None  # each trade moves the touch: one that stood still through many is not the market's
+            if market.phase is Phase.LIVE:
+                if market.gap_ns:
+                    if event.ts_ns - market.gap_ns > 2 * config.repair_timeout_ns:
+                        effects.extend(self._give_up(market, event.ts_ns))
+                elif some := self._pass_time(market, event, behind=behind):
+                    effects.extend(some)
+            elif market.phase is Phase.DOWN:
                 if market.instrument is None and market.symbol in config.leaving:
                     continue  # the exchange has it no more: there is nothing to ask for
                 if event.ts_ns - self.up_ns >= config.sync_delay_ns:
                     market.phase = Phase.SYNCING
                     market.asked_ns = event.ts_ns
                     effects.append(Backfill(market.symbol, config.backfill_bars, -1, -1))
-            elif market.phase is Phase.LIVE:
-                if market.gap_ns:
-                    if event.ts_ns - market.gap_ns > 2 * config.repair_timeout_ns:
-                        effects.extend(self._give_up(market, event.ts_ns))
-                else:
-                    effects.extend(self._pass_time(market, event, behind=behind))
         return tuple(effects) if effects else NONE
 
     def _behind(self, event: Timer) -> bool:
@@ -329,21 +330,21 @@ class Markets:
 
         Since the stream came (back) up, a trade in order or REST's word must have proved that none was missed.
         """
-        config = self._config
-        age_ns = event.ts_ns - market.newest_ns
-        proven_ns = max(market.last_ns, market.confirmed_ns)
+        config, now_ns, confirmed_ns = self._config, event.ts_ns, market.confirmed_ns
+        age_ns = now_ns - max(confirmed_ns, market.frame_ns)
+        proven_ns = max(confirmed_ns, market.last_ns)
         due = market.builder.due(event.exchange_ns, config.grace_ns)
         effects: list[Effect] = []
         if due and behind:
             return effects
         if due and age_ns <= config.max_age_ns and proven_ns >= self.up_ns:
             closed = market.builder.on_time(event.exchange_ns, config.grace_ns)
-            effects = self._closed(market, closed, event.ts_ns)
+            effects = self._closed(market, closed, now_ns)
             due = False
         quiet = age_ns > QUIET_AGES * config.max_age_ns
-        quiet = quiet or event.ts_ns - proven_ns > TRADELESS_AGES * config.max_age_ns
-        if (due or quiet) and event.ts_ns - market.confirm_ns >= config.max_age_ns:
-            market.confirm_ns = event.ts_ns
+        quiet = quiet or now_ns - proven_ns > TRADELESS_AGES * config.max_age_ns
+        if (due or quiet) and now_ns - market.confirm_ns >= config.max_age_ns:
+            market.confirm_ns = now_ns
             effects.append(ConfirmQuiet(market.symbol))
         return effects
 
@@ -351,8 +352,9 @@ class Markets:
         """Return the close time up to which columns are complete without what has not come by now."""
         if not self.synced:
             return 0
-        wait_ns = self._config.grace_ns + min(self._config.bar_ns // 2, STUCK_WAIT_NS)
-        return exchange_ns - wait_ns if exchange_ns else 0
+        if not exchange_ns:
+            return 0
+        return exchange_ns - self._config.grace_ns - min(self._config.bar_ns // 2, STUCK_WAIT_NS)
 
 
 def _believe(market: Market, tick: Tick, outcome: Irregular) -> float:

@@ -1,5 +1,7 @@
 """The engine's own small state as it survives a restart: one JSON document in the ledger."""
 
+from typing import Final
+
 import msgspec
 
 from daemon.core.state import State
@@ -24,6 +26,9 @@ class Memory(msgspec.Struct, frozen=True):
     breaks: dict[str, int] = {}
 
 
+_encode: Final = msgspec.json.Encoder(order="sorted").encode
+
+
 def remember(state: State) -> str:
     """Return the state's memory as JSON, the same text for the same state."""
     memory = Memory(
@@ -37,7 +42,7 @@ def remember(state: State) -> str:
         repeats=state.repeats.snapshot(),
         breaks=state.break_clocks.snapshot(),
     )
-    return msgspec.json.encode(memory, order="sorted").decode()
+    return _encode(memory).decode()
 
 
 def recall(state: State, text: str) -> None:

@@ -134,6 +134,8 @@ class OrderDesk:
         traded (F26): when it returns, its price may be another.
         """
         state = self._state
+        if not state.blotter.live and not self._withdrawn:
+            return NONE
         growing = state.trading is TradingState.ACTIVE
         halted = {symbol for symbol, market in state.markets.items() if _halted(market.instrument)}
         if growing and not halted and not state.config.leaving:

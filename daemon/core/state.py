@@ -8,7 +8,7 @@ from daemon.core.breaks import Breaks
 from daemon.core.causes import DAILY_LOSS, DRAWDOWN, Causes
 from daemon.core.config import EngineConfig
 from daemon.core.exits import Exits
-from daemon.core.market import Market
+from daemon.core.market import Market, Phase
 from daemon.domain.events import TradingState
 from daemon.domain.market import NS_PER_MS, Book, Instrument
 from daemon.domain.orders import Side
@@ -92,11 +92,12 @@ class State:
 
     def weights(self, equity: Decimal) -> tuple[float, ...]:
         """Return current weights (n_assets,), fractions of equity, at reference prices."""
-        if equity <= ZERO:
+        positions = self.account.positions
+        if not positions or equity <= ZERO:
             return (0.0,) * len(self.symbols)
         weights: list[float] = []
         for symbol in self.symbols:
-            qty = self.account.positions.get(symbol)
+            qty = positions.get(symbol)
             value = self._value(symbol, qty) if qty is not None else None
             weights.append(float(value / equity) if value is not None else 0.0)
         return tuple(weights)
@@ -109,11 +110,10 @@ class State:
 
     def fresh(self, market: Market) -> bool:
         """Return whether a symbol's data is current enough to trade on (P10)."""
-        return (
-            market.phase == "live"
-            and market.gap_ns == 0
-            and self.now_ns - market.newest_ns <= self.config.limits.max_age_ms * NS_PER_MS
-        )
+        if market.phase is not Phase.LIVE or market.gap_ns:
+            return False
+        oldest_ns = self.now_ns - self.config.limits.max_age_ms * NS_PER_MS
+        return market.frame_ns >= oldest_ns or market.confirmed_ns >= oldest_ns
 
     def is_frozen(self, market: Market, uncertain: frozenset[str]) -> bool:
         """Return whether a symbol's weight may not grow (DESIGN, "Decision rules"); ``uncertain`` is the blotter's."""

@@ -105,3 +105,42 @@ def test_impossible_sizes_are_refused() -> None:
     """Sizes must be positive."""
     with pytest.raises(ValueError, match="must be positive"):
         Buffers(0, 5, S)
+
+
+@given(st.integers(1, 5), st.lists(st.booleans(), max_size=12), st.integers(1, 4), st.integers(0, 12))
+def test_bars_appended_at_once_are_those_appended_one_by_one(
+    capacity: int, at_once: list[bool], n_assets: int, amended: int
+) -> None:
+    """Every window is the same whichever way a column came, also where a bar is written anew later."""
+    ours, theirs = Buffers(n_assets, capacity, S), Buffers(n_assets, capacity, S)
+    for number, once in enumerate(at_once, start=1):
+        values = column(n_assets, number)
+        bars = [
+            Bar("X/Y", (number - 1) * S, number * S, o, h, low, c, v, 1, 1, 1, BarFlag.LIVE)
+            for o, h, low, c, v in values.tolist()
+        ]
+        if once:
+            ours.append_bars(number * S, bars)
+        else:
+            for place, one in enumerate(bars):
+                ours.append(place, one)
+        if number == amended:
+            values[-1] = [7.5, 7.5, 7.5, 7.5, 1.0]
+        theirs.append_column(number * S, values)
+    if max(0, len(at_once) - capacity) < amended <= len(at_once):
+        ours.append(n_assets - 1, bar(amended * S, 7.5))
+
+    assert (ours.count, ours.close_ns) == (theirs.count, theirs.close_ns)
+    for n in range(capacity + 1):
+        assert np.array_equal(ours.window(n), theirs.window(n))
+        assert np.array_equal(ours.closes(n), theirs.closes(n))
+
+
+def test_a_column_lacks_no_symbol() -> None:
+    """Fewer bars than symbols cannot be a column, and none is left out of step."""
+    buffers = Buffers(2, 4, S)
+    with pytest.raises(ValueError, match="1 bars for 2 assets"):
+        buffers.append_bars(S, [bar(S, 1.0)])
+    buffers.append_bars(S, [bar(S, 1.0), bar(S, 2.0)])
+    with pytest.raises(ValueError, match="does not follow"):
+        buffers.append_bars(3 * S, [bar(3 * S, 1.0), bar(3 * S, 2.0)])

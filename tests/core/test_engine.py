@@ -2,9 +2,11 @@
 
 from array import array
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 
+from daemon.core.engine import Engine
 from daemon.domain.events import (
     Action,
     Alert,
@@ -20,6 +22,7 @@ from daemon.domain.events import (
     Decide,
     Decided,
     Denied,
+    Event,
     Fault,
     FetchBar,
     FetchTrades,
@@ -39,7 +42,7 @@ from daemon.domain.events import (
     TradingState,
     WorkerDown,
 )
-from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Tick
+from daemon.domain.market import NS_PER_MS, NS_PER_S, Bar, BarFlag, Book, Tick
 from daemon.domain.orders import Cause, OrderRecord, OrderState, Side
 from daemon.domain.signal import NoDecision, NoReason, Targets
 from risk.limits import Limits
@@ -557,3 +560,8 @@ def test_new_daily_closes_go_with_the_next_question_alone() -> None:
     assert only(first, Decide).daily == (array("d", [1.0, 2.0, 3.0]).tobytes(), b"")
     assert not any(isinstance(one, Seed) for one in (*first, *second))
     assert only(second, Decide).daily == ()
+
+
+def test_every_event_has_what_takes_it() -> None:
+    """The table of handlers holds exactly the events there are, ticks and books apart, which have a shorter way."""
+    assert Engine.HANDLERS.keys() == set(get_args(Event)) - {Tick, Book}
