@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,16 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from daemon.domain.errors import UsageError
+
 if TYPE_CHECKING:
     from daemon.settings import Settings
 
 PAPER_FILE = Path("config/paper.toml")
+RESEARCH = "Research"
+"""Where the help lists the commands about history."""
+CHECK_FAILED = 3
+"""Exit code of a command that did its work and found something wrong (DESIGN A3)."""
 
 Config = Annotated[
     list[Path] | None,
     typer.Option("--config", "-c", metavar="FILE", help="Configuration; repeatable, later files win."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=0, max=1024, help="Processes at once; 0: one per core.")]
 
 
 def settings_from(files: list[Path] | None) -> "Settings":
@@ -45,6 +53,38 @@ def start_logs(settings: "Settings") -> None:
         level=settings.log.level,
         secrets=[*(secret.get_secret_value() for secret in secrets), *passwords],
     )
+
+
+def settings_to_start(files: list[Path] | None) -> "Settings":
+    """Return settings with which this machine may start, logs set up. Raises Fatal, which says what is in the way."""
+    from daemon.settings import verify_start
+
+    settings = settings_from(files)
+    start_logs(settings)
+    verify_start(settings)
+    return settings
+
+
+def data_folder(settings: "Settings", data: Path | None) -> Path:
+    """Return the folder of history meant: the one named, else that of the exchange."""
+    return data if data is not None else settings.state_path / "data" / settings.exchange.id
+
+
+def processes(jobs: int) -> int:
+    """Return how many processes ``--jobs`` means."""
+    return jobs or len(os.sched_getaffinity(0))
+
+
+def time_of(option: str, text: str) -> int:
+    """Return a date or time (UTC when it names no zone) as ns UTC. Raises UsageError."""
+    from datetime import UTC, datetime, timedelta
+
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no date: write 2024-01-31 or 2024-01-31T12:00") from None
+    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when
+    return (when - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) * 1_000
 
 
 class Tell(Protocol):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, settings_from, start_logs
+from daemon.cli.common import Config, Json, print_json, settings_from, settings_to_start
 
 GROUP = "Configure"
 
@@ -20,11 +20,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Say what would stop a start; exit 0 when nothing would."""
-    settings = settings_from(config)
-    from daemon.settings import verify_start
-
-    start_logs(settings)
-    verify_start(settings)
+    settings = settings_to_start(config)
     from daemon.app import check as check_start
 
     problems = check_start(settings, online)

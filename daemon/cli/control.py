@@ -4,7 +4,16 @@ from typing import Annotated
 
 import typer
 
-from daemon.cli.common import Config, Json, print_fields, print_json, print_table, settings_from, start_logs
+from daemon.cli.common import (
+    CHECK_FAILED,
+    Config,
+    Json,
+    print_fields,
+    print_json,
+    print_table,
+    settings_from,
+    settings_to_start,
+)
 from daemon.domain.errors import Unreachable, Unsafe
 
 GROUP = "Control"
@@ -79,11 +88,7 @@ def kill(config: Config = None, json: Json = False) -> None:
 
 def reconcile(config: Config = None, json: Json = False) -> None:
     """Compare ledger and exchange and print the difference; exit 3 when there is one."""
-    settings = settings_from(config)
-    from daemon.settings import verify_start
-
-    start_logs(settings)
-    verify_start(settings)
+    settings = settings_to_start(config)
     from daemon.app import reconcile as compare
     from daemon.outlets.times import jsonable
 
@@ -94,7 +99,7 @@ def reconcile(config: Config = None, json: Json = False) -> None:
         print_fields({key: value for key, value in result.items() if key not in TABLES})
         for name, columns in TABLES.items():
             print_table(result[name], columns, empty=f"no {name.replace('_', ' ')}")
-    raise typer.Exit(0 if result["ok"] else 3)
+    raise typer.Exit(0 if result["ok"] else CHECK_FAILED)
 
 
 def register(app: typer.Typer) -> None:

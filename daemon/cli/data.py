@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, print_table, settings_from
-from daemon.cli.data_common import CHECK_FAILED, Data, Pairs, Timeframe, asker_of, now_ms, where_of
+from daemon.cli.common import CHECK_FAILED, RESEARCH, Config, Json, data_folder, print_json, print_table, settings_from
+from daemon.cli.data_common import BarTimeframe, Data, Pairs, Timeframe, asker_of, now_ms
 from daemon.cli.data_fetch import fetch
 from daemon.domain.errors import ConfigError, UsageError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from daemon.backtest.data.trade_folder import ListedTrades
     from daemon.backtest.data.trades import TradeSet
 
-GROUP = "Research"
 CHANGES_SHOWN = 20
 """Changes of one file that `repair` names."""
 REMEDIES = (
@@ -38,7 +37,7 @@ folder = typer.Typer(help="History in the data folder: fetch, list, check, repai
 @folder.command("list")
 def list_(data: Data = None, config: Config = None, json: Json = False) -> None:
     """List the files with what they hold."""
-    where = where_of(settings_from(config), data)
+    where = data_folder(settings_from(config), data)
     import msgspec
 
     from daemon.backtest.data.files import iso
@@ -115,7 +114,7 @@ def check(
     json: Json = False,
 ) -> None:
     """Look for gaps, repetitions, impossible rows, misprints and shifted clocks; exit 3 when there are any."""
-    where = where_of(settings_from(config), data)
+    where = data_folder(settings_from(config), data)
     import msgspec
 
     from daemon.backtest.data.folder import Checked
@@ -168,7 +167,7 @@ def repair(
 ) -> None:
     """Mend what can be proven, keep the file as it was beside it, say what was done; exit 3 when something is left."""
     settings = settings_from(config)
-    where = where_of(settings, data)
+    where = data_folder(settings, data)
     import msgspec
 
     from daemon.backtest.data.files import iso
@@ -203,7 +202,7 @@ def import_(
     json: Json = False,
 ) -> None:
     """Take over candles, trades and supplies from elsewhere; rows that are here already stay as they are."""
-    where = where_of(settings_from(config), data)
+    where = data_folder(settings_from(config), data)
     import msgspec
 
     from daemon.backtest.data.folder import import_folder
@@ -230,7 +229,7 @@ def import_(
 @folder.command()
 def bars(
     pairs: Pairs = None,
-    timeframe: Annotated[str, typer.Option("--timeframe", "-t", help="`bar` of the configuration when left out.")] = "",
+    timeframe: BarTimeframe = "",
     dry_run: DryRun = False,
     data: Data = None,
     config: Config = None,
@@ -238,7 +237,7 @@ def bars(
 ) -> None:
     """Make candles of trades as the daemon does, and compare them with those on file; exit 3 when they differ."""
     settings = settings_from(config)
-    where = where_of(settings, data)
+    where = data_folder(settings, data)
     import msgspec
 
     from daemon.backtest.data.trade_bars import build, text
@@ -264,4 +263,4 @@ folder.command()(fetch)
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    app.add_typer(folder, name="data", rich_help_panel=GROUP)
+    app.add_typer(folder, name="data", rich_help_panel=RESEARCH)

@@ -5,13 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.domain.errors import UsageError
-
 if TYPE_CHECKING:
     from daemon.backtest.data.asking import Asker
     from daemon.settings import Settings
-
-CHECK_FAILED = 3
 
 Data = Annotated[
     Path | None, typer.Option("--data", metavar="DIR", help="The folder; <state_dir>/data/<exchange> when left out.")
@@ -20,11 +16,7 @@ Pairs = Annotated[
     list[str] | None, typer.Argument(metavar="[PAIR]...", help="For example BTC/USDT; all when left out.")
 ]
 Timeframe = Annotated[str, typer.Option("--timeframe", "-t", help="For example 1h; all when left out.")]
-
-
-def where_of(settings: "Settings", data: Path | None) -> Path:
-    """Return the data folder meant."""
-    return data if data is not None else settings.state_path / "data" / settings.exchange.id
+BarTimeframe = Annotated[str, typer.Option("--timeframe", "-t", help="`bar` of the configuration when left out.")]
 
 
 def pairs_of(listed: list[str] | None, named: list[str] | None) -> list[str]:
@@ -47,14 +39,3 @@ def now_ms() -> int:
     from daemon.edge.clock import Clock
 
     return Clock().now_ns() // 1_000_000
-
-
-def day_ms(option: str, text: str) -> int:
-    """Return a day or time (UTC) as ms."""
-    from datetime import UTC, datetime
-
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no day: write 2020-05-11, or 2020-05-11T06:00") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1_000)

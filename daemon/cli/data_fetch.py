@@ -7,8 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, print_table, progress_bars, settings_from
-from daemon.cli.data_common import CHECK_FAILED, Data, day_ms, now_ms, pairs_of, where_of
+from daemon.cli.common import (
+    CHECK_FAILED,
+    Config,
+    Json,
+    data_folder,
+    print_json,
+    print_table,
+    progress_bars,
+    settings_from,
+    time_of,
+)
+from daemon.cli.data_common import BarTimeframe, Data, now_ms, pairs_of
 from daemon.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +32,7 @@ COINGECKO = "https://api.coingecko.com/api/v3"
 def fetch(  # noqa: PLR0913, PLR0917 (the options of a command)
     pairs: Annotated[list[str] | None, typer.Argument(metavar="[PAIR]...", help="The universe when left out.")] = None,
     named: Annotated[list[str] | None, typer.Option("--pairs", metavar="PAIR,…", help="The same as an option.")] = None,
-    timeframe: Annotated[str, typer.Option("--timeframe", "-t", help="`bar` of the configuration when left out.")] = "",
+    timeframe: BarTimeframe = "",
     since: Annotated[str, typer.Option("--since", "--start", help="From this day (UTC), for example 2020-05-11.")] = "",
     until: Annotated[str, typer.Option("--until", "--end", help="To this day, exclusive; now when left out.")] = "",
     trades: Annotated[bool, typer.Option("--trades", help="Single trades instead of candles.")] = False,
@@ -34,7 +44,7 @@ def fetch(  # noqa: PLR0913, PLR0917 (the options of a command)
 ) -> None:
     """Fetch candles, trades or supplies; a second run goes on where the first one ended, Ctrl-C keeps what came."""
     settings = settings_from(config)
-    where = where_of(settings, data)
+    where = data_folder(settings, data)
     chosen = pairs_of(pairs, named) or list(settings.universe)
     if supply:
         if trades or since or until or timeframe:
@@ -46,7 +56,8 @@ def fetch(  # noqa: PLR0913, PLR0917 (the options of a command)
     if not since:
         raise UsageError("--since is missing: from which day, for example --since 2020-05-11?")
     present = now_ms()
-    since_ms, until_ms = day_ms("--since", since), min(day_ms("--until", until), present) if until else present
+    since_ms = time_of("--since", since) // 1_000_000
+    until_ms = min(time_of("--until", until) // 1_000_000, present) if until else present
     if since_ms >= until_ms:
         raise UsageError(f"--since {since} does not lie before {until or 'now'}")
     from daemon.backtest.data.folder import fetch as fetch_candles

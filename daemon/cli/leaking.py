@@ -1,14 +1,24 @@
 """The command ``leak``: whether a strategy knows the future."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, progress_bars, settings_from
-from daemon.cli.research import GROUP, Data, End, Start
+from daemon.cli.common import (
+    CHECK_FAILED,
+    RESEARCH,
+    Config,
+    Jobs,
+    Json,
+    data_folder,
+    print_json,
+    processes,
+    progress_bars,
+    settings_from,
+)
+from daemon.cli.research import Data, End, Start, load
 from daemon.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,12 +26,10 @@ if TYPE_CHECKING:
     from daemon.backtest.leak_find import Report
     from daemon.settings import Settings
 
-FOUND = 3
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(rich_help_panel=GROUP)(leak)
+    app.command(rich_help_panel=RESEARCH)(leak)
 
 
 def leak(  # noqa: PLR0913, PLR0917 - one option each
@@ -37,7 +45,7 @@ def leak(  # noqa: PLR0913, PLR0917 - one option each
     seed: Annotated[int, typer.Option(min=0, help="Of the draw of these decisions.")] = 0,
     train: Annotated[bool, typer.Option("--train", help="Train a model at --start and look at that one.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A warning counts as a leak.")] = False,
-    jobs: Annotated[int, typer.Option(min=0, max=1024, help="Processes at once; 0: one per core.")] = 0,
+    jobs: Jobs = 0,
     config: Config = None,
     json: Json = False,
 ) -> None:
@@ -47,14 +55,13 @@ def leak(  # noqa: PLR0913, PLR0917 - one option each
     """
     settings = settings_from(config)
     from daemon.backtest.leak import Plan, find_leaks
-    from daemon.cli.research import load
 
     panel, first = load(settings, data, start, end)
     plan = Plan(
         folders=_folders(settings, data, also or []),
         samples=0 if every else samples,
         seed=seed,
-        jobs=jobs or len(os.sched_getaffinity(0)),
+        jobs=processes(jobs),
     )
     with tempfile.TemporaryDirectory(prefix="ballast-model-") as models, progress_bars(quiet=json) as tell:
         if train:
@@ -68,7 +75,7 @@ def leak(  # noqa: PLR0913, PLR0917 - one option each
         print_json(document(report, ok=not failed))
     else:
         _show(report)
-    raise typer.Exit(FOUND if failed else 0)
+    raise typer.Exit(CHECK_FAILED if failed else 0)
 
 
 def document(report: "Report", *, ok: bool) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def document(report: "Report", *, ok: bool) -> dict[str, Any]:
 
 def _folders(settings: "Settings", data: Path | None, also: list[Path]) -> tuple[Path, ...]:
     """Return every folder of candles that the strategy could know of."""
-    usual = settings.state_path / "data" / settings.exchange.id
+    usual = data_folder(settings, None)
     given = [*([data] if data is not None else []), *also]
     for folder in also:
         if not folder.is_dir():

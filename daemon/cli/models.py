@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_fields, print_json, print_table, settings_from, start_logs
+from daemon.cli.common import Config, Json, print_fields, print_json, print_table, settings_from, settings_to_start
 from daemon.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -17,11 +17,7 @@ registry = typer.Typer(help="The model registry.", no_args_is_help=True)
 
 def train(config: Config = None) -> None:
     """Fetch history, fit a model and register it."""
-    settings = settings_from(config)
-    from daemon.settings import verify_start
-
-    start_logs(settings)
-    verify_start(settings)
+    settings = settings_to_start(config)
     from daemon.app import train as train_model
 
     raise typer.Exit(train_model(settings, lambda line: typer.echo(line, err=True)))

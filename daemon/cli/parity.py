@@ -5,16 +5,13 @@ from typing import Annotated
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, settings_from
+from daemon.cli.common import CHECK_FAILED, RESEARCH, Config, Json, print_json, settings_from
 from daemon.domain.errors import ConfigError
-
-GROUP = "Research"
-BROKEN = 3
 
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(rich_help_panel=GROUP)(parity)
+    app.command(rich_help_panel=RESEARCH)(parity)
 
 
 def parity(
@@ -60,4 +57,4 @@ def parity(
         for line in (*result.problems, *result.notes):
             typer.echo(line)
         typer.echo(result.summary)
-    raise typer.Exit(0 if result.ok else BROKEN)
+    raise typer.Exit(0 if result.ok else CHECK_FAILED)

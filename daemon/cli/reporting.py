@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from daemon.cli.common import Json, print_json
+from daemon.cli.common import RESEARCH, Json, print_json
 from daemon.domain.errors import UsageError
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from daemon.backtest.report.folder import Run
 
-GROUP = "Research"
 COMPARISON = Path("comparison.html")
 
 
@@ -71,4 +70,4 @@ def _several(runs: "Sequence[Run]", out: Path, *, json: bool) -> None:
 
 def register(app: typer.Typer) -> None:
     """Add this command."""
-    app.command(rich_help_panel=GROUP)(report)
+    app.command(rich_help_panel=RESEARCH)(report)

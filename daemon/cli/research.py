@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, print_table, progress_bars, settings_from
+from daemon.cli.common import (
+    RESEARCH,
+    Config,
+    Json,
+    data_folder,
+    print_json,
+    print_table,
+    progress_bars,
+    settings_from,
+    time_of,
+)
 from daemon.domain.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +27,6 @@ if TYPE_CHECKING:
     from daemon.backtest.run import Finished
     from daemon.settings import Settings
 
-GROUP = "Research"
 DAY_NS = 86_400_000_000_000
 COMPARED = ("total_return", "sharpe", "max_drawdown", "turnover", "fees", "slippage_cost", "fills")
 
@@ -48,7 +57,7 @@ Page = Annotated[bool, typer.Option("--report/--no-report", help="Make report.ht
 
 def register(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    app.command(rich_help_panel=GROUP)(backtest)
+    app.command(rich_help_panel=RESEARCH)(backtest)
 
 
 def backtest(  # noqa: PLR0913, PLR0917 - one per option
@@ -73,7 +82,7 @@ def backtest(  # noqa: PLR0913, PLR0917 - one per option
 
     panel, first = load(settings, data, start, end)
     models = out / "models" if retrain else None
-    recorded = folder_of(settings, data) if trades else None
+    recorded = data_folder(settings, data) if trades else None
     done, seconds = run(settings, panel, first, models=models, trades=recorded, quiet=json)
     coins = _supply(supply, done) if supply is not None else None
     result = write_results(out, done, settings, seconds=seconds, supply=coins)
@@ -120,29 +129,24 @@ def _sweep(
     return rows
 
 
-def folder_of(settings: "Settings", data: Path | None) -> Path:
-    """Return the folder that holds the files."""
-    return data or settings.state_path / "data" / settings.exchange.id
-
-
-def load(settings: "Settings", data: Path | None, start: str, end: str) -> "tuple[Panel, int]":
-    """Return history with what warms up before it, and the index of the first bar that is traded."""
+def load(settings: "Settings", data: Path | None, start: str | None, end: str | None) -> "tuple[Panel, int]":
+    """Return history with what warms up before it, and the index of the first bar that counts; None leaves an end open."""
     from daemon.backtest.history import load_panel
     from daemon.backtest.run import warm_up_ns
 
-    folder = folder_of(settings, data)
-    start_ns, end_ns = time_of("--start", start), time_of("--end", end)
-    if end_ns <= start_ns:
+    start_ns = None if start is None else time_of("--start", start)
+    end_ns = None if end is None else time_of("--end", end)
+    if start_ns is not None and end_ns is not None and end_ns <= start_ns:
         raise UsageError(f"--end {end} is not after --start {start}")
     panel = load_panel(
-        folder,
+        data_folder(settings, data),
         settings.universe,
         bar=settings.bar,
         bar_ns=settings.bar_ns,
-        start_ns=start_ns - warm_up_ns(settings),
+        start_ns=None if start_ns is None else start_ns - warm_up_ns(settings),
         end_ns=end_ns,
     )
-    return panel, panel.place(start_ns)
+    return panel, 0 if start_ns is None else panel.place(start_ns)
 
 
 def run(
@@ -166,18 +170,6 @@ def run(
         bars(0, None)
         done = run_backtest(settings, panel, first=first, models=models, trades=trades, progress=bars, say=say)
     return done, (clock.mono_ns() - began) / 1e9
-
-
-def time_of(option: str, text: str) -> int:
-    """Return a date or time (UTC) as ns. Raises UsageError."""
-    from datetime import UTC, datetime
-
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is no date: write 2024-01-31 or 2024-01-31T12:00") from None
-    when = when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-    return int(when.timestamp()) * 1_000_000_000
 
 
 def _supply(path: Path, done: "Finished") -> "NDArray[float64]":

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, settings_from, start_logs
+from daemon.cli.common import CHECK_FAILED, Config, Json, print_json, settings_to_start
 from daemon.domain.errors import UsageError
 
 GROUP = "Run"
@@ -21,11 +21,7 @@ class Decisions(StrEnum):
 
 def run(config: Config = None) -> None:
     """Run the daemon in the foreground (systemd and Docker call this)."""
-    settings = settings_from(config)
-    from daemon.settings import verify_start
-
-    start_logs(settings)
-    verify_start(settings)
+    settings = settings_to_start(config)
     from daemon.app import run as run_daemon
 
     raise typer.Exit(run_daemon(settings))
@@ -85,7 +81,7 @@ def replay(
         for line in result["lines"]:
             typer.echo(line)
         typer.echo(result["summary"])
-    raise typer.Exit(0 if result["ok"] else 3)
+    raise typer.Exit(0 if result["ok"] else CHECK_FAILED)
 
 
 def register(app: typer.Typer) -> None:

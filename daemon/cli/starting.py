@@ -7,9 +7,9 @@ from typing import Annotated
 import typer
 
 from daemon.cli.common import Json, print_json
+from daemon.cli.configure import GROUP
 from daemon.domain.errors import UsageError
 
-GROUP = "Configure"
 CONFIG, STRATEGY = "ballast.toml", "my_strategy.py"
 
 

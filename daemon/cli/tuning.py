@@ -1,29 +1,36 @@
 """``tune``: a study over the configuration."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from daemon.cli.common import Config, Json, print_json, print_table, progress_bars, settings_from
-from daemon.cli.research import time_of
-from daemon.domain.errors import ConfigError, UsageError
+from daemon.cli.common import (
+    CHECK_FAILED,
+    RESEARCH,
+    Config,
+    Jobs,
+    Json,
+    print_json,
+    print_table,
+    processes,
+    progress_bars,
+    settings_from,
+)
+from daemon.cli.research import Data, load
+from daemon.domain.errors import ConfigError
 
 if TYPE_CHECKING:
     from daemon.backtest.history import Panel
-    from daemon.settings import Settings
     from strategies.training.purged import Fold
 
-GROUP = "Research"
-CHECK_FAILED = 3
 EMBARGO_SHARE = 0.01
 """Of all bars: López de Prado 2018, section 7.4.2."""
 PARAMETERS_SHOWN = 6
 
 
 def tune(  # noqa: PLR0913, PLR0917 - one option each
-    data: Annotated[Path | None, typer.Option("--data", metavar="DIR", help="Folder of candle files.")] = None,
+    data: Data = None,
     start: Annotated[str, typer.Option(help="First day (UTC), for example 2023-01-01.")] = "",
     end: Annotated[str, typer.Option(help="Day after the last; the end of the data when left out.")] = "",
     trials: Annotated[int, typer.Option(min=1, max=100_000, help="Trials the study is to have in the end.")] = 64,
@@ -35,7 +42,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
     seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
     batch: Annotated[int, typer.Option(min=1, max=1024, help="Trials asked for at once.")] = 8,
     ray: Annotated[str, typer.Option(metavar="auto|ADDRESS|off", help="Where the work is done.")] = "off",
-    jobs: Annotated[int, typer.Option(min=0, max=1024, help="Local processes; 0: one per core.")] = 0,
+    jobs: Jobs = 0,
     alone: Annotated[bool, typer.Option("--alone", help="Run the front on each pair alone, too.")] = False,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="<state_dir>/tune/<name> when left out.")] = None,
     config: Config = None,
@@ -54,13 +61,13 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
     from daemon.backtest.tune_trial import Ground, run_piece
 
     chosen = read_space(space, settings) if space is not None else default_space(settings)
-    panel, begin = _panel(settings, data, start, end)
+    panel, begin = load(settings, data, start or None, end or None)
     purge = max(settings.forecast.horizon_bars, highest(chosen, "forecast.horizon_bars"))
     ground = Ground(
         panel, _folds(panel, begin, folds=folds, purge=purge, embargo=embargo), str(folder.absolute() / "models")
     )
     plan = Plan(settings, chosen, ground, seed, batch)
-    spread = Spread(ray=ray, jobs=jobs or len(os.sched_getaffinity(0)))
+    spread = Spread(ray=ray, jobs=processes(jobs))
     url = study or f"sqlite:///{(folder / 'study.db').absolute()}"
     with (
         open_store(url, name=name, identity=identity_of(plan)) as store,
@@ -92,27 +99,7 @@ def tune(  # noqa: PLR0913, PLR0917 - one option each
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command(rich_help_panel=GROUP)(tune)
-
-
-def _panel(settings: "Settings", data: Path | None, start: str, end: str) -> "tuple[Panel, int]":
-    """Return the history, with what warms up before ``--start``, and the index of the first bar that counts."""
-    from daemon.backtest.history import load_panel
-    from daemon.backtest.run import warm_up_ns
-
-    start_ns = time_of("--start", start) if start else None
-    end_ns = time_of("--end", end) if end else None
-    if start_ns is not None and end_ns is not None and start_ns >= end_ns:
-        raise UsageError(f"--end {end} is not after --start {start}")
-    panel = load_panel(
-        data or settings.state_path / "data" / settings.exchange.id,
-        settings.universe,
-        bar=settings.bar,
-        bar_ns=settings.bar_ns,
-        start_ns=None if start_ns is None else start_ns - warm_up_ns(settings),
-        end_ns=end_ns,
-    )
-    return panel, 0 if start_ns is None else panel.place(start_ns)
+    app.command(rich_help_panel=RESEARCH)(tune)
 
 
 def _folds(panel: "Panel", begin: int, *, folds: int, purge: int, embargo: int) -> "tuple[Fold, ...]":

@@ -1,6 +1,7 @@
 """``ballast data`` as a user runs it: fetch from an exchange, look, break, mend, take over a folder."""
 
 import contextlib
+import io
 import json
 import os
 import pty
@@ -19,6 +20,7 @@ from daemon.backtest.data.files import Candles, read, write
 from daemon.backtest.data.trade_reader import chunks
 from daemon.backtest.data.trades import read_day, set_of, write_day
 from daemon.cli.data_common import asker_of
+from daemon.cli.main import run
 from daemon.settings import load_settings
 from tests.e2e.kit import Exchange, free_port
 
@@ -56,22 +58,40 @@ def exchange() -> Iterator[Exchange]:
         yield one
 
 
-def ballast(exchange: Exchange, folder: Path, *words: str, code: int = 0) -> Tree:
-    """Run ``ballast data …`` with this folder and return its JSON; a failure returns its one line."""
-    settings = {
+def settings_for(exchange: Exchange) -> dict[str, str]:
+    """Return the variables that name the exchange and the pairs."""
+    return {
         "BALLAST_EXCHANGE__REST_URL": f"http://{exchange.base}",
         "BALLAST_EXCHANGE__WS_URL": f"ws://{exchange.base}",
         "BALLAST_UNIVERSE": '["BTC/USDT", "ETH/USDT", "SOL/USDT", "XRP/USDT"]',
     }
-    command = [sys.executable, "-m", "daemon", "data", *words, "--data", str(folder), "--json"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **settings}, check=False, timeout=60
-    )
-    assert done.returncode == code, done.stderr + done.stdout
-    if not done.stdout:
-        return {"error": done.stderr.strip()}
-    answer: Tree = json.loads(done.stdout)
+
+
+def told(code: int, stdout: str, stderr: str, *, wanted: int) -> Tree:
+    """Return the JSON that a command printed; a failure returns its one line."""
+    assert code == wanted, stderr + stdout
+    if not stdout:
+        return {"error": stderr.strip()}
+    answer: Tree = json.loads(stdout)
     return answer
+
+
+def process(exchange: Exchange, folder: Path, *words: str, code: int = 0) -> Tree:
+    """Run ``ballast data …`` with this folder in a process of its own."""
+    command = [sys.executable, "-m", "daemon", "data", *words, "--data", str(folder), "--json"]
+    env = {**os.environ, **settings_for(exchange)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=60)
+    return told(done.returncode, done.stdout, done.stderr, wanted=code)
+
+
+def ballast(exchange: Exchange, folder: Path, *words: str, code: int = 0) -> Tree:
+    """Run ``ballast data …`` with this folder in this process, which has imported everything already."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name, value in settings_for(exchange).items():
+            patch.setenv(name, value)
+        ended = run(["data", *words, "--data", str(folder), "--json"])
+    return told(ended, out.getvalue(), err.getvalue(), wanted=code)
 
 
 def whole_trades(folder: Path) -> int:
@@ -185,27 +205,27 @@ def test_fetch_check_break_repair(exchange: Exchange, tmp_path: Path) -> None:
     """The universe is fetched; a spoilt file is noticed (3), mended from the exchange, and sound again (0)."""
     begin = datetime.now(UTC) - timedelta(minutes=20)
     since = ("--since", begin.strftime("%Y-%m-%dT%H:%M"), "--until", (begin + timedelta(minutes=10)).isoformat())
-    fetched = ballast(exchange, tmp_path, "fetch", "-t", "1s", *since)
+    fetched = process(exchange, tmp_path, "fetch", "-t", "1s", *since)
     assert [one["rows"] >= 599 for one in fetched["files"]] == [True] * 4
-    assert [one["pair"] for one in ballast(exchange, tmp_path, "list")["files"]][:2] == ["BTC/USDT", "ETH/USDT"]
-    assert ballast(exchange, tmp_path, "check")["ok"] is True
+    assert [one["pair"] for one in process(exchange, tmp_path, "list")["files"]][:2] == ["BTC/USDT", "ETH/USDT"]
+    assert process(exchange, tmp_path, "check")["ok"] is True
 
     path = tmp_path / "ETH_USDT-1s.parquet"
     whole = read(path)
     keep = np.delete(np.arange(len(whole)), [100, 101])
     write(path, Candles(whole.times[keep], whole.values[keep]))
-    found = ballast(exchange, tmp_path, "check", code=3)
+    found = process(exchange, tmp_path, "check", code=3)
     (spoilt,) = [one for one in found["files"] if any(each["kind"] == "gap" for each in one["findings"])]
     assert spoilt["file"] == path.name
 
-    offline = ballast(exchange, tmp_path, "repair", "ETH/USDT", code=3)
+    offline = process(exchange, tmp_path, "repair", "ETH/USDT", code=3)
     assert offline["files"][0]["left"] == [int(whole.times[100])]
-    online = ballast(exchange, tmp_path, "repair", "ETH/USDT", "--online")
+    online = process(exchange, tmp_path, "repair", "ETH/USDT", "--online")
     assert [one["what"] for one in online["files"][0]["changes"]] == ["filled"] * 2
     assert np.array_equal(read(path).values, whole.values)
 
     taken = tmp_path / "taken"
-    imported = ballast(exchange, taken, "import", str(tmp_path))
+    imported = process(exchange, taken, "import", str(tmp_path))
     assert [one["rows"] for one in imported["files"]] == [len(read(one)) for one in sorted(tmp_path.glob("*.parquet"))]
 
 
@@ -213,7 +233,7 @@ def test_fetch_check_break_repair(exchange: Exchange, tmp_path: Path) -> None:
     ("words", "code", "line"),
     [
         (("fetch",), 2, "--since is missing"),
-        (("fetch", "--since", "yesterday"), 2, "'yesterday' is no day"),
+        (("fetch", "--since", "yesterday"), 2, "'yesterday' is no date"),
         (("fetch", "--since", "2030-01-01"), 2, "does not lie before now"),
         (("fetch", "NO/USDT", "--since", "2024-01-01"), 78, "NO/USDT: binance has no such pair"),
         (("fetch", "--since", "2024-01-01", "-t", "7m"), 78, "timeframe 7m: binance has 1s"),
