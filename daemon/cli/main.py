@@ -14,6 +14,7 @@ from daemon.cli import (
     configure,
     control,
     data,
+    evaluate,
     leaking,
     models,
     observe,
@@ -64,6 +65,7 @@ service.register(app)
 starting.register(app)
 configure.register(app)
 models.register(app)
+evaluate.register(app)
 data.register(app)
 research.register(app)
 leaking.register(app)
