@@ -24,6 +24,8 @@ FACTORS = 5
 """Factors kept by ``factor``: the first principal components; the rest is asset noise."""
 EIGEN_FLOOR = 1e-10
 """Smallest eigenvalue after repair, relative to the mean variance."""
+SHRINKAGE_SOUND = 1e-6
+"""A shrinkage above this lifts every eigenvalue far above the floor: nothing is left to repair."""
 
 
 class NoCovariance(msgspec.Struct, frozen=True):
@@ -34,9 +36,9 @@ class NoCovariance(msgspec.Struct, frozen=True):
 
 def returns_of(closes: "NDArray[np.float64]") -> "NDArray[np.float64]":
     """Return simple returns (n_bars - 1, n_assets) of closes (n_assets, n_bars), the newest ``RETURNS_MAX`` of them."""
-    recent = closes[:, -(RETURNS_MAX + 1) :]
+    recent = np.ascontiguousarray(closes[:, -(RETURNS_MAX + 1) :].T)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # judged by ``repair``, not by a warning
-        return np.ascontiguousarray((recent[:, 1:] / recent[:, :-1] - 1.0).T)
+        return np.asarray(recent[1:] / recent[:-1] - 1.0, dtype=np.float64)
 
 
 def sample(returns: "NDArray[np.float64]") -> "NDArray[np.float64]":
@@ -64,7 +66,7 @@ def ledoit_wolf(returns: "NDArray[np.float64]") -> tuple["NDArray[np.float64]", 
     against which a test holds it.
     """
     T, n = returns.shape
-    centred = returns - returns.mean(axis=0)
+    centred = returns - np.add.reduce(returns, axis=0) / T
     S = np.asarray(centred.T @ centred / T, dtype=np.float64)
     m = float(np.trace(S)) / n
     squared = float(np.einsum("ij,ij->", S, S))
@@ -79,8 +81,10 @@ def ledoit_wolf(returns: "NDArray[np.float64]") -> tuple["NDArray[np.float64]", 
     return shrunk, shrinkage
 
 
-def repair(covariance: "NDArray[np.float64]") -> "NDArray[np.float64] | NoCovariance":
+def repair(covariance: "NDArray[np.float64]", *, lifted: bool = False) -> "NDArray[np.float64] | NoCovariance":
     """Return a symmetric matrix whose eigenvalues are at least ``EIGEN_FLOOR`` tr(S) / n; refuse what is not finite.
+
+    ``lifted`` says that its maker has lifted the eigenvalues above that floor already.
 
     A zero matrix (prices that never move) is returned as it is: there is no risk to measure, and the optimiser can
     solve it. Cholesky decides cheaply that nothing is to be done.
@@ -94,6 +98,8 @@ def repair(covariance: "NDArray[np.float64]") -> "NDArray[np.float64] | NoCovari
     mean_variance = float(np.trace(S)) / n
     if mean_variance <= 0.0:
         return S if not bool(S.any()) else NoCovariance("covariance has no positive variance")
+    if lifted:
+        return S
     try:
         np.linalg.cholesky(S - EIGEN_FLOOR * mean_variance * np.eye(n))
     except np.linalg.LinAlgError:
@@ -119,6 +125,7 @@ def estimate(returns: "NDArray[np.float64]", *, method: str, horizon_bars: int) 
     """
     if returns.shape[0] < RETURNS_MIN:
         return NoCovariance(f"{returns.shape[0]} returns, at least {RETURNS_MIN} needed")
+    lifted = False
     with np.errstate(over="ignore", invalid="ignore"):  # what leaves float64 is refused by repair
         match method:
             case "sample":
@@ -126,12 +133,13 @@ def estimate(returns: "NDArray[np.float64]", *, method: str, horizon_bars: int) 
             case "ewma":
                 per_bar = ewma(returns)
             case "ledoit_wolf":
-                per_bar = ledoit_wolf(returns)[0]
+                per_bar, shrinkage = ledoit_wolf(returns)
+                lifted = shrinkage > SHRINKAGE_SOUND
             case "factor":
                 per_bar = sample(returns)
             case _:
                 return NoCovariance(f"unknown covariance method {method!r}: sample, ewma, ledoit_wolf or factor")
-        repaired = repair(per_bar * horizon_bars)
+        repaired = repair(per_bar * horizon_bars, lifted=lifted)
     if method != "factor" or isinstance(repaired, NoCovariance):
         return repaired
     F, D = factor_form(repaired, FACTORS)

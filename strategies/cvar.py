@@ -29,8 +29,10 @@ def historical_cvar(w: "NDArray[np.float64]", daily: "NDArray[np.float64]", leve
     held = w > 0.0
     if not bool(held.any()):
         return 0.0
-    returns = daily[:, held]
-    returns = returns[np.all(np.isfinite(returns), axis=1)]
+    returns = np.ascontiguousarray(daily[:, held])
+    finite = np.isfinite(returns)
+    if not bool(finite.all()):
+        returns = returns[finite.all(axis=1)]
     days = returns.shape[0]
     if days < DAYS_MIN:
         return None
@@ -49,8 +51,11 @@ def scale_down(
     """Scale all weights by one factor <= 1 until CVaR is within ``limit``; return them and the CVaR before scaling.
 
     CVaR is positively homogeneous, so the factor is limit / CVaR exactly. Only scaling down: the mix of the optimiser
-    is kept and no weight grows, so every upper limit still holds. With too few days (None) the weights are unchanged.
+    is kept and no weight grows, so every upper limit still holds. With too few days, or a limit of everything, the
+    weights are unchanged and the CVaR is not told (None).
     """
+    if limit >= 1.0 and float(w.sum()) <= 1.0:  # nobody loses more than everything: no need to know how much
+        return w, None
     cvar = historical_cvar(w, daily)
     if cvar is None or cvar <= limit:
         return w, cvar

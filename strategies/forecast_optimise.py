@@ -8,7 +8,7 @@ import numpy as np
 
 from daemon.domain.signal import Forecast, NoDecision, NoReason, Targets, View
 from strategies.artifact import BadArtifact, load_forecaster
-from strategies.covariance import RETURNS_MIN, NoCovariance, estimate_factors, factor_count, returns_of
+from strategies.covariance import RETURNS_MAX, RETURNS_MIN, NoCovariance, estimate_factors, factor_count, returns_of
 from strategies.cvar import scale_down
 from strategies.optimise import NoSolution, Optimiser, Solution
 from strategies.params import ModelInfo, StrategySetup, Timings
@@ -90,9 +90,7 @@ class ForecastOptimise:
         if view.bars.shape[1] < bars_needed:
             return NoDecision(NoReason.WARMING_UP, f"{view.bars.shape[1]} of {bars_needed} bars")
         recent = view.bars[:, -bars_needed:, :]
-        sound: NDArray[np.bool_] = np.logical_and(
-            np.isfinite(recent).all(axis=(1, 2)), (recent[:, :, : CLOSE + 1] > 0.0).all(axis=(1, 2))
-        )
+        sound = sound_assets(recent)
         if not bool(sound.any()):
             missing = bool(np.isnan(recent).any())
             reason = NoReason.WARMING_UP if missing else NoReason.NOT_FINITE
@@ -144,6 +142,15 @@ class ForecastOptimise:
         if isinstance(solution, NoSolution):
             return NoDecision(NoReason.NOT_FINITE, solution.reason), ""
         return _targets(view, solution, forecasts.forecast, setup, w0=w0), "; ".join(solution.tried)
+
+
+def sound_assets(bars: "NDArray[np.float64]") -> "NDArray[np.bool_]":
+    """Return which assets (n_assets,) have only finite numbers and positive prices in bars (n_assets, n_bars, 5)."""
+    # The smallest price carries NaN on: two looks judge nearly every window whole, at half the cost of asset by asset.
+    if bool(bars[:, :, : CLOSE + 1].min(initial=np.inf) > 0.0) and bool(np.isfinite(bars).all()):
+        return np.ones(bars.shape[0], dtype=np.bool_)
+    finite = np.isfinite(bars).all(axis=(1, 2))
+    return np.logical_and(finite, (bars[:, :, : CLOSE + 1] > 0.0).all(axis=(1, 2)))
 
 
 def _forecast(
@@ -212,17 +219,19 @@ def _factors(
 
     The others get no variance: they are frozen, and without mean or risk nothing pays for the cost of selling them.
     """
-    closes = view.bars[sound, :, CLOSE]
-    usable = (np.isfinite(closes) & (closes > 0.0)).all(axis=0)
-    gaps = np.flatnonzero(~usable)
-    common = closes[:, int(gaps[-1]) + 1 :] if gaps.size else closes
+    whole = bool(sound.all())
+    closes = view.bars[:, -(RETURNS_MAX + 1) :, CLOSE].T
+    common = np.ascontiguousarray(closes if whole else closes[:, sound])
+    if not bool(common.min() > 0.0 and common.max() < np.inf):
+        usable = (np.isfinite(common) & (common > 0.0)).all(axis=1)
+        common = common[int(np.flatnonzero(~usable)[-1]) + 1 :]
     estimated = estimate_factors(
-        returns_of(common), method=setup.optimizer.covariance, horizon_bars=setup.forecast.horizon_bars
+        returns_of(common.T), method=setup.optimizer.covariance, horizon_bars=setup.forecast.horizon_bars
     )
     if isinstance(estimated, NoCovariance):
         return NoDecision(NoReason.NOT_FINITE, estimated.detail)
     F_sound, D_sound = estimated
-    if bool(sound.all()):
+    if whole:
         return F_sound, D_sound
     F, D = np.zeros((sound.size, F_sound.shape[1])), np.zeros(sound.size)
     F[sound], D[sound] = F_sound, D_sound

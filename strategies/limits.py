@@ -60,11 +60,11 @@ def limits_of(
 
 def violation(w: "NDArray[np.float64]", limits: Limits) -> float:
     """Return the largest violation of a hard limit in weight; infinite when ``w`` is not finite or misshapen."""
-    if w.shape != limits.ub.shape or not bool(np.all(np.isfinite(w))):
+    if w.shape != limits.ub.shape or not bool(np.isfinite(w).all()):
         return float("inf")
     if w.size == 0:
         return 0.0
-    return max(0.0, float(np.max(-w)), float(np.max(w - limits.ub)), float(w.sum()) - limits.budget)
+    return max(0.0, -float(w.min()), float((w - limits.ub).max()), float(w.sum()) - limits.budget)
 
 
 def project(w: "NDArray[np.float64]", limits: Limits) -> "NDArray[np.float64]":

@@ -19,6 +19,7 @@ is always feasible. The objective is divided by its largest coefficient, so one 
 of a day.
 """
 
+from math import isnan
 from typing import TYPE_CHECKING, Protocol
 
 import cvxpy as cp
@@ -244,9 +245,9 @@ class Optimiser:
             for name, array in (("mean", mean), ("F", F), ("D", D), ("w0", w0)):
                 if not bool(np.all(np.abs(array) <= COEFFICIENT_MAX)):
                     return f"{name} is not finite"
-        if bool(np.any(np.isnan(caps))) or np.isnan(turnover_left):
+        if isnan(float(caps.min(initial=0.0))) or isnan(turnover_left):  # the smallest carries NaN on
             return "caps or turnover_left is not a number"
-        return "D has negative entries" if bool(np.any(D < 0.0)) else ""
+        return "D has negative entries" if bool(D.min(initial=0.0) < 0.0) else ""
 
     def _scaled(
         self, mean: "NDArray[np.float64]", F: "NDArray[np.float64]", D: "NDArray[np.float64]", limits: Limits

@@ -84,6 +84,7 @@ class FixedQP:
         rows, columns = np.triu_indices(n)
         by_column = np.lexsort((rows, columns))
         self._upper = (rows[by_column], columns[by_column])
+        self._flat = self._upper[0] * n + self._upper[1]
         self._P = self._quadratic_pattern(ny)
         self._A = self._equality_pattern(ny)
         self._b = np.zeros(n + ny)
@@ -139,8 +140,8 @@ class FixedQP:
             block[:, 1:] = problem.F
         else:
             S = problem.F @ problem.F.T
-            S[np.diag_indices(n)] += problem.D
-            self._P.data[:] = S[self._upper]
+            S.flat[:: n + 1] += problem.D
+            S.take(self._flat, out=self._P.data)
         self._b[:n] = problem.w0
         self._c[:n] = -problem.gmu
         self._c[n : 3 * n] = problem.kappa

@@ -12,6 +12,7 @@ from strategies.covariance import (
     FACTORS,
     RETURNS_MAX,
     RETURNS_MIN,
+    SHRINKAGE_SOUND,
     NoCovariance,
     estimate,
     estimate_factors,
@@ -150,3 +151,18 @@ def test_truncated_factors_keep_the_diagonal(seed: int, n: int, k: int) -> None:
     assert F.shape == (n, min(n, k))
     assert (D >= 0.0).all()
     np.testing.assert_allclose(np.diag(F @ F.T) + D, np.diag(S), rtol=1e-8, atol=1e-10)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(RETURNS_MIN, 60), st.integers(2, 80))
+def test_what_shrinking_lifted_needs_no_repair(seed: int, bars: int, assets: int) -> None:
+    """Rank-deficient or not: a shrunk estimate is what repair makes of it, looked at or not."""
+    S, shrinkage = ledoit_wolf(returns(bars, assets, seed))
+
+    assert shrinkage > SHRINKAGE_SOUND
+    assert np.array_equal(np.asarray(repair(S)), np.asarray(repair(S, lifted=True)))
+
+
+def test_what_is_not_finite_is_refused_lifted_or_not() -> None:
+    """A maker's word is about eigenvalues alone."""
+    for bad in (np.full((2, 2), np.nan), np.array([[1.0, np.inf], [np.inf, 1.0]]), -np.eye(2)):
+        assert isinstance(repair(bad, lifted=True), NoCovariance)

@@ -64,3 +64,29 @@ def test_unknown_history_changes_nothing() -> None:
     """Without enough days nothing is claimed and nothing scaled."""
     w = np.array([0.3])
     assert scale_down(w, np.zeros((3, 1)), 0.1) == (w, None)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_a_limit_of_everything_is_not_computed_and_never_binds(seed: int, n: int) -> None:
+    """Nobody loses more than all: the worst days there can be scale nothing down; a smaller limit would."""
+    rng = np.random.default_rng(seed)
+    daily = rng.choice([-1.0, -0.99, 0.0], (60, n), p=[0.5, 0.3, 0.2])
+    w = rng.dirichlet(np.ones(n + 1))[:n]
+    cvar = historical_cvar(w, daily)
+
+    assert cvar is not None
+    assert cvar <= 1.0
+    assert scale_down(w, daily, 1.0) == (w, None)
+    assert scale_down(2.0 * w / w.sum(), daily, 1.0)[1] is not None  # more than everything: judged all the same
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_days_with_holes_are_left_out(seed: int) -> None:
+    """A day that one held asset lacks counts for nothing, as if it were not there."""
+    rng = np.random.default_rng(seed)
+    daily = rng.normal(0.0, 0.02, (80, 3))
+    daily[rng.integers(0, 80, 10), rng.integers(0, 2, 10)] = np.nan
+    w = np.array([0.5, 0.3, 0.0])
+    whole = daily[np.isfinite(daily[:, :2]).all(axis=1)]
+
+    assert historical_cvar(w, daily) == historical_cvar(w, whole)
