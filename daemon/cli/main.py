@@ -23,6 +23,7 @@ from daemon.cli import (
     research,
     service,
     starting,
+    stress,
     tuning,
 )
 from daemon.domain.errors import Fatal
@@ -71,6 +72,7 @@ research.register(app)
 leaking.register(app)
 parity.register(app)
 reporting.register(app)
+stress.register(app)
 tuning.register(app)
 observe.register(app)
 control.register(app)

@@ -14,15 +14,10 @@ from daemon.backtest.report.columns import Array
 from daemon.backtest.report.folder import Run
 from daemon.backtest.report.grids import Grid, plain, written
 from daemon.backtest.report.series import benchmark_units, daily, day
+from daemon.backtest.stress_shocks import DROPS, LEADER, LEADER_DROP, SIGMAS, change, flat, signed, wild_day
 from daemon.domain.errors import ConfigError
 from daemon.settings_values import bar_ns
 
-DROPS: Final = (-0.10, -0.20, -0.40)
-"""Every asset at once, simple returns."""
-LEADER: Final = "BTC"
-LEADER_DROP: Final = -0.30
-SIGMAS: Final = 3.0
-"""Size of the shocks that are told in standard deviations of a day."""
 WEEK: Final = 7
 WORST: Final = 5
 """Worst days and weeks shown."""
@@ -83,21 +78,21 @@ def stress(run: Run) -> Stress:
     none = np.zeros(len(run.pairs))
     last, fullest = (held[-1], held[at]) if len(held) else (none, none)
     known = estimates(run)
-    shocks = [Shock(f"Every asset {_signed(drop)}", _loss(last, drop), _loss(fullest, drop)) for drop in DROPS]
+    shocks = [Shock(f"Every asset {signed(drop)}", flat(last, drop), flat(fullest, drop)) for drop in DROPS]
     if known.leader:
         moves = known.beta * LEADER_DROP
-        name = f"{LEADER} {_signed(LEADER_DROP)}, others by their beta"
-        shocks.append(Shock(name, _dot(last, moves), _dot(fullest, moves)))
+        name = f"{LEADER} {signed(LEADER_DROP)}, others by their beta"
+        shocks.append(Shock(name, change(last, moves), change(fullest, moves)))
     shocks += [
         Shock(
             f"A day of {SIGMAS:g} standard deviations, correlations as measured",
-            _deviation(last, known.covariance),
-            _deviation(fullest, known.covariance),
+            wild_day(last, known.covariance),
+            wild_day(fullest, known.covariance),
         ),
         Shock(
             f"The same with every correlation at one: all fall by {SIGMAS:g} of their own",
-            _dot(last, -SIGMAS * known.deviation),
-            _dot(fullest, -SIGMAS * known.deviation),
+            change(last, -SIGMAS * known.deviation),
+            change(fullest, -SIGMAS * known.deviation),
         ),
     ]
     return Stress(
@@ -241,22 +236,3 @@ def _market(run: Run, first_ns: int, last_ns: int) -> float:
 def _exposure(run: Run, at_ns: int) -> float:
     row = int(np.searchsorted(run.weights.times, at_ns, side="right")) - 1
     return float(np.abs(run.held[row]).sum()) if row >= 0 else 0.0
-
-
-def _loss(weights: Array, drop: float) -> float:
-    return float(weights.sum()) * drop
-
-
-def _dot(weights: Array, moves: Array) -> float:
-    """Return the portfolio's change; a pair that is not held needs no known move."""
-    return float(np.where(weights == 0.0, 0.0, weights * moves).sum())
-
-
-def _deviation(weights: Array, covariance: Array) -> float:
-    held = weights != 0.0
-    some = weights[held]
-    return -SIGMAS * math.sqrt(max(float(some @ covariance[np.ix_(held, held)] @ some), 0.0))
-
-
-def _signed(change: float) -> str:
-    return f"−{abs(change):.0%}".replace("%", " %")
