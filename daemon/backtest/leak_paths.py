@@ -38,6 +38,10 @@ _OPENERS: Final = (
     ("pyarrow.csv", ("read_csv", "open_csv")),
 )
 """Readers that open a path themselves, without Python's ``open``; their first argument names it."""
+SYSTEM: Final = ("/proc/", "/sys/", "/dev/", "/usr/", "/lib/", "/etc/", "/run/")
+"""What lies here belongs to the machine, not to a strategy,"""
+SHARED_MEMORY: Final = "/dev/shm/"  # noqa: S108 - it is looked for in names, nothing is written there
+"""except here: a folder in memory holds files like any other."""
 
 
 class CannotMount(OSError):
@@ -193,6 +197,6 @@ class Elsewhere:
     def _file(self, path: str, mode: Any) -> None:
         reading = mode is None or (isinstance(mode, str) and not set(mode) & set("wxa"))
         code = path.endswith((".py", ".pyc", ".so", ".pth", ".pyi")) or "__pycache__" in path
-        system = path.startswith(("/proc/", "/sys/", "/dev/", "/usr/", "/lib/", "/etc/", "/run/"))
+        system = path.startswith(SYSTEM) and not path.startswith(SHARED_MEMORY)
         if reading and not code and not system and not path.startswith(self._known) and os.path.isfile(path):  # noqa: PTH113
             self._seen[path] = None
