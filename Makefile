@@ -70,8 +70,10 @@ $(STAMP):
 demo: setup
 	@$(BIN)/ballast demo --seconds $(SECONDS)
 
+# In the order of the folders: sorted by the number of their tests, files of one long test would come last, when the other
+# processes have nothing left to do.
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

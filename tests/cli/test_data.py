@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daemon.backtest.data import supply
 from daemon.backtest.data.files import Candles, read, write
 from daemon.backtest.data.trade_reader import chunks
 from daemon.backtest.data.trades import read_day, set_of, write_day
@@ -195,8 +196,11 @@ def test_a_terminal_shows_progress(exchange: Exchange, tmp_path: Path) -> None:
     assert asker_of(load_settings([])).exchange.enableRateLimit is True
 
 
-def test_supplies_that_cannot_be_had_end_with_69(exchange: Exchange, tmp_path: Path) -> None:
-    """Nobody listens there: one line."""
+def test_supplies_that_cannot_be_had_end_with_69(
+    exchange: Exchange, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody listens there: one line, after the last of all tries."""
+    monkeypatch.setattr(supply, "RETRY_S", 0.01)
     words = ("fetch", "--supply", "--pairs", "BTC/USDT", "--supply-url", f"http://127.0.0.1:{free_port()}/api/v3")
     assert "no supplies: ConnectError" in ballast(exchange, tmp_path, *words, code=69)["error"]
 
@@ -207,8 +211,8 @@ def test_fetch_check_break_repair(exchange: Exchange, tmp_path: Path) -> None:
     since = ("--since", begin.strftime("%Y-%m-%dT%H:%M"), "--until", (begin + timedelta(minutes=10)).isoformat())
     fetched = process(exchange, tmp_path, "fetch", "-t", "1s", *since)
     assert [one["rows"] >= 599 for one in fetched["files"]] == [True] * 4
-    assert [one["pair"] for one in process(exchange, tmp_path, "list")["files"]][:2] == ["BTC/USDT", "ETH/USDT"]
-    assert process(exchange, tmp_path, "check")["ok"] is True
+    assert [one["pair"] for one in ballast(exchange, tmp_path, "list")["files"]][:2] == ["BTC/USDT", "ETH/USDT"]
+    assert ballast(exchange, tmp_path, "check")["ok"] is True
 
     path = tmp_path / "ETH_USDT-1s.parquet"
     whole = read(path)
@@ -218,14 +222,14 @@ def test_fetch_check_break_repair(exchange: Exchange, tmp_path: Path) -> None:
     (spoilt,) = [one for one in found["files"] if any(each["kind"] == "gap" for each in one["findings"])]
     assert spoilt["file"] == path.name
 
-    offline = process(exchange, tmp_path, "repair", "ETH/USDT", code=3)
+    offline = ballast(exchange, tmp_path, "repair", "ETH/USDT", code=3)
     assert offline["files"][0]["left"] == [int(whole.times[100])]
     online = process(exchange, tmp_path, "repair", "ETH/USDT", "--online")
     assert [one["what"] for one in online["files"][0]["changes"]] == ["filled"] * 2
     assert np.array_equal(read(path).values, whole.values)
 
     taken = tmp_path / "taken"
-    imported = process(exchange, taken, "import", str(tmp_path))
+    imported = ballast(exchange, taken, "import", str(tmp_path))
     assert [one["rows"] for one in imported["files"]] == [len(read(one)) for one in sorted(tmp_path.glob("*.parquet"))]
 
 
