@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +64,15 @@ def candle_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, candle_files: Path) -> Path:
-    """A folder with the strategies, their candles beside them."""
-    for path in LEAKY.glob("*.py"):
-        shutil.copy(path, tmp_path)
-    shutil.copytree(candle_files, tmp_path / "candles")
-    (tmp_path / "features.json").write_text('{"share": 0.1}')
-    return tmp_path
+def place(candle_files: Path) -> Iterator[Path]:
+    """A folder with the strategies, their candles beside them; not below /dev/shm, whose files count as the system's."""
+    with tempfile.TemporaryDirectory(prefix="ballast-leaky-") as name:
+        folder = Path(name)
+        for path in LEAKY.glob("*.py"):
+            shutil.copy(path, folder)
+        shutil.copytree(candle_files, folder / "candles")
+        (folder / "features.json").write_text('{"share": 0.1}')
+        yield folder
 
 
 def configuration(place: Path, strategy: str, extra: str = "") -> Path:
