@@ -51,6 +51,8 @@ from daemon.domain.events import (
 )
 from daemon.domain.market import NS_PER_S, Bar, BarFlag, Closed, Instrument, Ranged
 
+LIVE, EMPTY = BarFlag.LIVE, BarFlag.EMPTY  # looked up in its class, a member costs as much as the bar that carries it
+ACTIVE, HALTED = TradingState.ACTIVE, TradingState.HALTED
 HOUR_NS: Final = 3_600 * NS_PER_S
 DAY_NS: Final = 24 * HOUR_NS
 DAILY_BARS: Final = 365
@@ -61,7 +63,6 @@ STUCK_WAIT_NS: Final = 2 * NS_PER_S
 CHUNK: Final = 2_048
 """Bars turned from an array into objects at once."""
 ALERTS_MAX: Final = 10_000
-
 
 Retrain = Callable[[int], Served | None]
 """Called at each close (ns): returns the model that is served from now on when it has changed."""
@@ -134,8 +135,10 @@ class Session:
         ends = [
             (at - int(panel.open_ns[0])) // panel.bar_ns + step for at in self._delisted.values() for step in (0, 1)
         ]
-        self._listings = frozenset((first, *self._begin, *self._end, *ends))
-        """Places at which somebody may begin or cease to be traded."""
+        outages = (place for place, traded in enumerate(self._traded) if not traded)
+        self._turns = frozenset((first, *self._begin, *self._end, *ends, *outages))
+        """Places at which somebody may begin or cease to be traded, or nobody is."""
+        self._open_ns: list[int] = panel.open_ns.tolist()
         self._daily = Longer(panel, DAY_NS, DAILY_BARS)
         self._hourly = Longer(panel, HOUR_NS, HOURLY_BARS) if config.limits.volatility_stop else None
 
@@ -181,7 +184,7 @@ class Session:
     def _bar(self, place: int, row: list[list[float]]) -> None:
         """Live through one bar."""
         panel = self._panel
-        open_ns = int(panel.open_ns[place])
+        open_ns = self._open_ns[place]
         close_ns = open_ns + panel.bar_ns
         if not self._enter(place, open_ns):
             return
@@ -190,7 +193,8 @@ class Session:
         opened = not self.venue.idle
         if opened:
             self.venue.open({bar.symbol: bar for bar in bars}, open_ns)
-        self._settle_weights()
+        if self._open_weights:
+            self._settle_weights()
         now = self._now_ns = close_ns
         if self._eventful(close_ns):
             if not opened:
@@ -205,22 +209,25 @@ class Session:
 
     def _enter(self, place: int, open_ns: int) -> bool:
         """Tell what a bar begins with: listings, ends, the end of an outage. False where nobody has it: that is an outage."""
+        if place not in self._turns and self.engine.state.links["market"]:
+            return True
         if not self._traded[place]:
             self._outage(open_ns)
             return False
-        if place in self._listings or not self.engine.state.links["market"]:
-            self._list(place, open_ns)
-            self._back(open_ns)
+        self._list(place, open_ns)
+        self._back(open_ns)
         return True
 
     def _due(self, place: int, close_ns: int, now: int) -> None:
         """Do what is due at a close before it is decided on: longer candles, training, the end of a halt."""
-        self._candles(place + 1, now)
+        if close_ns % HOUR_NS == 0:  # no longer candle closes within an hour
+            self._candles(place + 1, now)
         if self._retrain is not None:
             served = self._retrain(close_ns)
             if served is not None:
                 self._emit(WorkerUp(served.model, served.trained_ns, now))
-        self._rearm(now)
+        if self._halted_ns or self.engine.state.causes.state is HALTED:
+            self._rearm(now)
 
     def _eventful(self, close_ns: int) -> bool:
         """Say whether prices within the bar, and time, can change anything before its close is decided on."""
@@ -230,7 +237,7 @@ class Session:
             or state.blotter.live
             or state.exits.active
             or close_ns % DAY_NS == 0
-            or state.causes.state is not TradingState.ACTIVE
+            or state.causes.state is not ACTIVE
         )
 
     def _through(self, bars: tuple[Bar, ...], now: int) -> None:
@@ -252,16 +259,13 @@ class Session:
     def _bars(self, place: int, row: list[list[float]], open_ns: int, close_ns: int) -> tuple[Bar, ...]:
         """Return the bars of the listed symbols, EMPTY where there was no trade."""
         bars: list[Bar] = []
-        markets = self.engine.state.markets
         for number, symbol in enumerate(self._panel.symbols):
             o, h, low, c, v = row[number]
             if c == c:  # noqa: PLR0124 - NaN is the only number that differs from itself
-                bars.append(
-                    Bar(symbol, open_ns, close_ns, o, h, low, c, v, 1, -1, -1, BarFlag.LIVE if v else BarFlag.EMPTY)
-                )
+                bars.append(Bar(symbol, open_ns, close_ns, o, h, low, c, v, 1, -1, -1, LIVE if v else EMPTY))
             elif self._begin[number] < place < self._end[number]:
-                last = markets[symbol].last
-                bars.append(Bar(symbol, open_ns, close_ns, last, last, last, last, 0.0, 0, -1, -1, BarFlag.EMPTY))
+                last = self.engine.state.markets[symbol].last
+                bars.append(Bar(symbol, open_ns, close_ns, last, last, last, last, 0.0, 0, -1, -1, EMPTY))
         return tuple(bars)
 
     def _back(self, until_ns: int) -> None:
@@ -275,7 +279,7 @@ class Session:
         newest = max((bar.close_ns for bar in ends.values()), default=until_ns)
         for close_ns in range(newest + step, until_ns + 1, step):
             bars = tuple(
-                Bar(s, close_ns - step, close_ns, b.close, b.close, b.close, b.close, 0.0, 0, -1, -1, BarFlag.EMPTY)
+                Bar(s, close_ns - step, close_ns, b.close, b.close, b.close, b.close, 0.0, 0, -1, -1, EMPTY)
                 for s, b in ends.items()
                 if b.close_ns == newest
             )
@@ -313,7 +317,7 @@ class Session:
     def _rearm(self, now: int) -> None:
         """Count latched halts and lift each after its time."""
         causes = self.engine.state.causes
-        if causes.state is not TradingState.HALTED or not causes.latched():
+        if causes.state is not HALTED or not causes.latched():
             self._halted_ns = 0
         elif not self._halted_ns:
             self._halted_ns = now
@@ -326,16 +330,20 @@ class Session:
 
     def _emit(self, event: Event) -> None:
         """Process one event now, or after the one being processed."""
-        self._waiting.append(event)
+        waiting = self._waiting
         if self._busy:
+            waiting.append(event)
             return
         self._busy = True
-        process, waiting = self.engine.process, self._waiting
+        process = self.engine.process
         try:
-            while waiting:
-                effects = process(waiting.popleft())
+            while True:
+                effects = process(event)
                 if effects:
                     self._serve(effects)
+                if not waiting:
+                    return
+                event = waiting.popleft()
         finally:
             self._busy = False
 
@@ -373,14 +381,13 @@ class Session:
         if len(self.record.alerts) < ALERTS_MAX:
             self.record.alerts.append(alert)
 
-    # ------------------------------------------------------------------ the record
-
     def _note(self, time_ns: int) -> None:
         state, record = self.engine.state, self.record
-        equity = state.equity()
+        account = state.account
+        equity = state.equity() if account.positions else account.cash
         record.times_ns.append(time_ns)
         record.equity.append(equity if equity is not None else record.equity[-1])
-        record.cash.append(state.account.cash)
+        record.cash.append(account.cash)
 
     def _settle_weights(self) -> None:
         """Note the weights after the orders of the last decisions have traded."""

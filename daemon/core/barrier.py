@@ -28,15 +28,15 @@ class Barrier:
         if self._since_ns:
             return self.proceed() if state.now_ns - self._since_ns > LATE_NS else NONE
         columns = self._markets.columns
-        if not columns.waiting:
+        if not columns.open:
             return NONE
         passed_ns = self._passed_ns()
+        if len(state.symbols) <= PIECE:
+            return self._append(passed_ns, state.now_ns) if state.now_ns else NONE
         if not columns.due(passed_ns):
             return NONE
-        if len(state.symbols) > PIECE:
-            self._since_ns = state.now_ns
-            return (Continue(),)
-        return self._append(passed_ns, state.now_ns) if state.now_ns else NONE
+        self._since_ns = state.now_ns
+        return (Continue(),)
 
     def proceed(self) -> tuple[Effect, ...]:
         """Append what was complete when somebody looked last."""

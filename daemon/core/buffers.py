@@ -69,13 +69,13 @@ class Buffers:
         if len(bars) != self.n_assets:
             raise ValueError(f"{len(bars)} bars for {self.n_assets} assets")
         self._open_column(close_ns)
-        at, data, write = self._head - 1, self._data, ROW.pack_into
-        memory = data.data
-        place, stride = at * ROW.size, 2 * self.capacity * ROW.size
+        at, memory, write = self._head - 1, self._data.data, ROW.pack_into
+        place, mirror = at * ROW.size, self.capacity * ROW.size
         for bar in bars:
             write(memory, place, bar.open, bar.high, bar.low, bar.close, bar.volume)
-            place += stride
-        data[:, at + self.capacity] = data[:, at]
+            place += mirror
+            write(memory, place, bar.open, bar.high, bar.low, bar.close, bar.volume)
+            place += mirror
 
     def append(self, index: int, bar: Bar) -> None:
         """Write one symbol's bar: into its column when it has one, else into a new one (others NaN until theirs come).

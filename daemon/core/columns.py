@@ -18,16 +18,17 @@ class Columns:
         self.index = {symbol: place for place, symbol in enumerate(symbols)}
         self.buffers = Buffers(len(symbols), capacity, bar_ns)
         self.amended = False
-        self._open: dict[int, dict[str, Bar]] = {}
+        self.open: dict[int, dict[str, Bar]] = {}
+        """Columns to come by their close (ns): the bars they have so far."""
 
     def put(self, bar: Bar) -> None:
         """Add one closed bar; a bar of a column already appended amends it in place."""
         if self.buffers.count and bar.close_ns <= self.buffers.close_ns:
             self.amend(bar)
             return
-        column = self._open.get(bar.close_ns)
+        column = self.open.get(bar.close_ns)
         if column is None:
-            column = self._open[bar.close_ns] = {}
+            column = self.open[bar.close_ns] = {}
         column[bar.symbol] = bar
 
     def amend(self, bar: Bar) -> None:
@@ -38,26 +39,21 @@ class Columns:
             self.amended = True
 
     @property
-    def waiting(self) -> bool:
-        """Return whether any column is open."""
-        return bool(self._open)
-
-    @property
     def oldest_ns(self) -> int:
         """Return the close time of the oldest open column, 0 when there is none."""
-        return min(self._open, default=0)
+        return min(self.open, default=0)
 
     def missing(self, close_ns: int) -> tuple[str, ...]:
         """Return the symbols whose bar an open column still lacks."""
-        column = self._open.get(close_ns, {})
+        column = self.open.get(close_ns, {})
         return tuple(symbol for symbol in self.symbols if symbol not in column)
 
     def due(self, passed_ns: int) -> bool:
         """Say whether ``drain`` would append a column."""
-        if not self._open:
+        if not self.open:
             return False
-        oldest = min(self._open)
-        return oldest <= passed_ns or len(self._open[oldest]) >= len(self.symbols)
+        oldest = min(self.open)
+        return oldest <= passed_ns or len(self.open[oldest]) >= len(self.symbols)
 
     def drain(self, passed_ns: int) -> list[tuple[int, tuple[Bar, ...]]]:
         """Append every column that is complete, or that lies at or before ``passed_ns`` (nothing more will come for it).
@@ -69,12 +65,12 @@ class Columns:
         """
         done: list[tuple[int, tuple[Bar, ...]]] = []
         symbols = self.symbols
-        for close_ns in sorted(self._open):
-            column = self._open[close_ns]
+        for close_ns in sorted(self.open):
+            column = self.open[close_ns]
             whole = len(column) >= len(symbols)
             if not whole and close_ns > passed_ns:
                 break
-            del self._open[close_ns]
+            del self.open[close_ns]
             bars = tuple([column[symbol] for symbol in symbols if whole or symbol in column])
             self._append(close_ns, bars, whole=whole)
             done.append((close_ns, bars))

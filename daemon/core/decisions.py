@@ -17,6 +17,7 @@ from daemon.domain.signal import NoDecision, NoReason, Targets
 from risk.money import ZERO
 
 NONE: tuple[Effect, ...] = ()
+HALTED = TradingState.HALTED
 PENDING_BARS_MAX = 50_000
 """Bars kept for the worker between two requests; beyond it the worker is seeded anew."""
 
@@ -204,7 +205,7 @@ class Decisions:
         state = self._state
         causes = state.causes
         if causes.names:  # nearly always there is none
-            if STARTING in causes or causes.state is TradingState.HALTED:
+            if STARTING in causes or causes.state is HALTED:
                 return NoDecision(NoReason.NOT_READY, "halted: " + ", ".join(causes.names))
             if REPEATED in causes:
                 return NoDecision(NoReason.PAUSED, "the strategy repeated itself: it waits for `resume`")

@@ -97,7 +97,15 @@ class Engine:
             self.state.now_ns = max(self.state.now_ns, event.ts_recv_ns)
             self.markets.book(event)
             return NONE
-        return self._rare(event)
+        state = self.state
+        if type(event) is not Fill:
+            ts_ns = event.ts_recv_ns if type(event) is Malformed else event.ts_ns  # type: ignore[union-attr]  # the rest has it
+            state.now_ns = max(state.now_ns, ts_ns)
+        effects = self.HANDLERS[type(event)](self, event)  # type: ignore[arg-type]  # the table pairs types with what takes them
+        effects += self.barrier.look()
+        if state.causes.names is not self._shown[1]:  # a new tuple with every change, the empty one apart
+            effects += self._show()
+        return effects
 
     # ------------------------------------------------------------------ the hot path
 
@@ -115,17 +123,6 @@ class Engine:
         return effects
 
     # ------------------------------------------------------------------ everything else
-
-    def _rare(self, event: Event) -> tuple[Effect, ...]:
-        state = self.state
-        if type(event) is not Fill:
-            ts_ns = event.ts_recv_ns if type(event) is Malformed else event.ts_ns  # type: ignore[union-attr]  # the rest has it
-            state.now_ns = max(state.now_ns, ts_ns)
-        effects = self.HANDLERS[type(event)](self, event)  # type: ignore[arg-type]  # the table pairs types with what takes them
-        effects += self.barrier.look()
-        if state.causes.names is not self._shown[1]:  # a new tuple with every change, the empty one apart
-            effects += self._show()
-        return effects
 
     def _closed(self, event: Closed) -> tuple[Effect, ...]:
         self.markets.closed(event)

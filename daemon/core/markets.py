@@ -24,6 +24,7 @@ from daemon.domain.events import (
 from daemon.domain.market import NS_PER_S, Bar, BarFlag, Book, Closed, Malformed, RejectReason, Tick
 
 NONE: tuple[Effect, ...] = ()
+GAPPED, LIVE = BarFlag.GAPPED, Phase.LIVE
 STUCK_WAIT_NS = 2 * NS_PER_S
 """How long, at most, a decision waits beyond the grace for a symbol whose bar does not come."""
 QUIET_AGES = 5
@@ -177,7 +178,7 @@ class Markets:
             symbol = bar.symbol
             market = markets[symbol]
             market.bar = bar
-            market.frozen = bar.flag is BarFlag.GAPPED
+            market.frozen = bar.flag is GAPPED
             market.last = bar.close
             market.frame_ns = market.last_ns = ts_ns
             market.builder.start(bar.close_ns, last_price=bar.close, partial=False)
@@ -299,7 +300,7 @@ class Markets:
             book = market.book
             if book is not None and market.last_ns - book.ts_recv_ns > config.max_age_ns:
                 market.book = None  # each trade moves the touch: one that stood still through many is not the market's
-            if market.phase is Phase.LIVE:
+            if market.phase is LIVE:
                 if market.gap_ns:
                     if event.ts_ns - market.gap_ns > 2 * config.repair_timeout_ns:
                         effects.extend(self._give_up(market, event.ts_ns))

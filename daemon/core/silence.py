@@ -4,6 +4,7 @@ from daemon.core.market import Phase
 from daemon.core.state import State
 from daemon.domain.market import NS_PER_S
 
+LIVE = Phase.LIVE
 STALE_SHARE = 5
 """More than one in this many symbols stale is a reason not to be ready."""
 
@@ -22,7 +23,7 @@ def silence(state: State) -> str:
         asked += 1
         # Frames only: REST may vouch for a quiet symbol on a flowing connection, never for a connection that is silent.
         newest_ns = max(newest_ns, market.frame_ns)
-        if market.phase is not Phase.LIVE or (market.frame_ns < bound_ns and market.confirmed_ns < bound_ns):
+        if market.phase is not LIVE or (market.frame_ns < bound_ns and market.confirmed_ns < bound_ns):
             old.append(market.symbol)
     if now_ns - newest_ns > config.max_age_ns:
         return f"no market data for {(now_ns - newest_ns) / NS_PER_S:.1f} s"

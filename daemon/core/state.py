@@ -19,6 +19,8 @@ from risk.repeats import Repeats
 from risk.stops import Stops
 from risk.views import GateView, MarketView
 
+LIVE = Phase.LIVE  # looked up in its class, a member of an enumeration costs as much as a small object
+
 
 class State:
     """The engine's memory, changed by the engine alone. ``symbols`` are in the order of the universe."""
@@ -110,7 +112,7 @@ class State:
 
     def fresh(self, market: Market) -> bool:
         """Return whether a symbol's data is current enough to trade on (P10)."""
-        if market.phase is not Phase.LIVE or market.gap_ns:
+        if market.phase is not LIVE or market.gap_ns:
             return False
         oldest_ns = self.now_ns - self.config.limits.max_age_ms * NS_PER_MS
         return market.frame_ns >= oldest_ns or market.confirmed_ns >= oldest_ns
