@@ -514,9 +514,10 @@ class Venue:
         self.sockets.remove(socket)
 
     async def tell(self, text: str) -> None:
-        """Send a frame on every connection."""
+        """Send a frame on every connection; one may have been left by its client in this moment."""
         for socket in list(self.sockets):
-            await socket.send(text)
+            with suppress(ConnectionClosed):
+                await socket.send(text)
 
 
 async def test_f13_an_announced_end_is_preceded_by_a_successor() -> None:
