@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from daemon.backtest.data.files import path_of
 from daemon.backtest.history import Panel, load_panel
-from daemon.domain.errors import ConfigError
+from daemon.domain.errors import ConfigError, UsageError
 from daemon.settings_values import bar_ns as length_of
 from risk.portfolio import betas
 
@@ -72,13 +72,15 @@ def load_market(folder: Path, pairs: Sequence[str], *, leader: str, timeframe: s
     ------
     ConfigError
         There is no folder, no file of the leader, or a file that no engine should be fed.
+    UsageError
+        There is no such timeframe.
     """
     if not folder.is_dir():
         raise ConfigError(f"no data folder at {folder}: `ballast data fetch` makes one, --data names another")
     try:
         bar = length_of(timeframe)
     except ValueError as error:
-        raise ConfigError(f"-t {timeframe}: {error}") from None
+        raise UsageError(f"-t {timeframe}: {error}") from None
     named = tuple(dict.fromkeys((*pairs, leader)))
     there = [pair for pair in named if path_of(folder, pair, timeframe).is_file()]
     if leader not in there:

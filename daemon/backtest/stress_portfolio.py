@@ -189,10 +189,13 @@ def _sized(weights: Floats, cash: float | None, *, equity: float, origin: str) -
 
 
 def _rows_of(text: str) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True, strict=True)
-    return [
-        {(name or "").strip().lower(): cell for name, cell in row.items() if cell not in {None, ""}} for row in reader
-    ]
+    rows: list[dict[str, Any]] = []
+    reader = csv.DictReader(io.StringIO(text), restkey="", skipinitialspace=True, strict=True)
+    for at, row in enumerate(reader, start=1):
+        if "" in row:
+            raise ValueError(f"row {at} has more cells than there are columns")
+        rows.append({name.strip().lower(): cell.strip() for name, cell in row.items() if cell and cell.strip()})
+    return rows
 
 
 def _from_rows(rows: Sequence[Any], cash: float | None) -> Given:

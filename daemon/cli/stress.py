@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from daemon.settings import Settings
 
 GROUP = "Research"
+REREADS = 5
+"""Times that the daemon is asked again when it traded while it was asked."""
 
 PortfolioFile = Annotated[
     Path | None,
@@ -117,8 +119,13 @@ def _live(settings: "Settings") -> "tuple[Given, str]":
     from daemon.cli.client import address, call
 
     try:
-        rows = call(settings, "positions")["positions"]
         money = call(settings, "equity")["cash"]
+        rows = call(settings, "positions")["positions"]
+        for _ in range(REREADS):  # a fill between the two answers would be counted twice, or not at all
+            before, money = money, call(settings, "equity")["cash"]
+            if money == before:
+                break
+            rows = call(settings, "positions")["positions"]
         where = f"the daemon at {address(settings)}"
     except Unreachable as silent:
         return _kept(settings, silent)
@@ -136,7 +143,7 @@ def _kept(settings: "Settings", silent: Unreachable) -> "tuple[Given, str]":
     try:
         with LedgerReader(ledger_place(settings)) as reader:
             books = reader.books()
-            where = f"the ledger {reader.place} (no daemon answers), at the newest candles"
+            where = f"the ledger {reader.place}"
     except ConfigError as error:
         raise Unreachable(f"{silent}; nor is there a ledger to read ({error}); --portfolio FILE gives one") from None
     return given(
