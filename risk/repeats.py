@@ -62,11 +62,7 @@ class Repeats:
 
     def snapshot(self) -> RepeatsState:
         """Return what must survive a restart."""
-        kept = {
-            side: {symbol: tuple(times) for symbol, times in sorted(by_symbol.items())}
-            for side, by_symbol in self._times.items()
-        }
-        return RepeatsState(buys=kept[Side.BUY], sells=kept[Side.SELL])
+        return RepeatsState(_kept(self._times[Side.BUY]), _kept(self._times[Side.SELL]))
 
     def restore(self, state: RepeatsState) -> None:
         """Take over what ``snapshot`` returned."""
@@ -74,6 +70,10 @@ class Repeats:
             Side.BUY: {symbol: list(times) for symbol, times in state.buys.items()},
             Side.SELL: {symbol: list(times) for symbol, times in state.sells.items()},
         }
+
+
+def _kept(times: dict[str, list[int]]) -> dict[str, tuple[int, ...]]:
+    return {symbol: tuple(times[symbol]) for symbol in sorted(times)} if times else {}
 
 
 def opposite(side: Side) -> Side:

@@ -139,13 +139,18 @@ class Stops:
         """Return whether any symbol may be cooling: none is while nothing was hit."""
         return bool(self._hits or self._cooling)
 
+    def unmoved(self, symbol: str, low: float, high: float) -> bool:
+        """Tell whether prices from ``low`` to ``high`` leave everything as it is: none is a hit, none a new high."""
+        guard = self._guards.get(symbol)
+        return guard is None or guard.floor < low <= high <= guard.high
+
     def cooling(self, symbol: str, now_ns: int) -> bool:
         """Tell whether the symbol's target must be 0: hit and not yet sold, or sold and not yet cooled down."""
         return symbol in self._hits or now_ns < self._cooling.get(symbol, 0)
 
     def snapshot(self) -> StopsState:
         """Return everything remembered, as plain values."""
-        guarded = tuple(Guarded(s, g.entry, g.high, g.atr, g.volatility_level) for s, g in self._guards.items())
+        guarded = tuple([Guarded(s, g.entry, g.high, g.atr, g.volatility_level) for s, g in self._guards.items()])
         return StopsState(guarded=guarded, hits=tuple(self._hits.values()), cooling=tuple(self._cooling.items()))
 
     def restore(self, state: StopsState) -> None:

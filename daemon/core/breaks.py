@@ -43,7 +43,7 @@ class Breaks:
 
     def snapshot(self) -> dict[str, int]:
         """Return since when (ns) each asset has differed."""
-        return {asset: since_ns for asset, (since_ns, _) in sorted(self._since.items())}
+        return {asset: since_ns for asset, (since_ns, _) in sorted(self._since.items())} if self._since else {}
 
     def restore(self, since: dict[str, int]) -> None:
         """Take over what ``snapshot`` returned; comparisons are counted from none."""

@@ -94,6 +94,8 @@ class Causes:
 
     def latched(self) -> dict[str, TradingState]:
         """Return the causes that survive a restart."""
+        if not self._active:
+            return {}
         return {name: state for name, state in sorted(self._active.items()) if name in LATCHED}
 
     def restore(self, latched: dict[str, TradingState]) -> None:

@@ -192,19 +192,23 @@ class Engine:
 
     def _timer(self, event: Timer) -> tuple[Effect, ...]:
         state = self.state
-        state.offset_ns = event.ts_ns - event.exchange_ns
-        effects = self._lag(event.ts_ns) + self.markets.timer(event)
+        now_ns = event.ts_ns
+        state.offset_ns = now_ns - event.exchange_ns
+        effects = self._lag(now_ns) + self.markets.timer(event)
         offset_bad = abs(state.offset_ns) > self.config.limits.max_clock_offset_ns
-        state.causes.keep(cause.CLOCK, TradingState.REDUCING, active=offset_bad)
-        state.causes.keep(cause.REST_DOWN, TradingState.REDUCING, active=not state.links["rest"])
-        state.causes.keep(cause.LEDGER, TradingState.HALTED, active=not state.links["ledger"])
-        state.causes.keep(cause.USER_STREAM, TradingState.REDUCING, active=not state.links["user"])
-        state.causes.keep(cause.STALE_FEED, TradingState.REDUCING, active=bool(self.silence()))
-        if event.ts_ns - self._losses_ns >= LOSS_EVERY_NS:
-            self._losses_ns = event.ts_ns
-            effects += self._losses(event.ts_ns) + self.orders.withdraw(event.ts_ns) + self._persist()
-        effects += self.decisions.timer(event.ts_ns)
-        return effects + self.exits.timer(event.ts_ns)
+        silent, links, causes = bool(silence(state)), state.links, state.causes
+        down = not (links["rest"] and links["ledger"] and links["user"])
+        if offset_bad or silent or down or causes.names:  # else there is none and none to be
+            causes.keep(cause.CLOCK, TradingState.REDUCING, active=offset_bad)
+            causes.keep(cause.REST_DOWN, TradingState.REDUCING, active=not links["rest"])
+            causes.keep(cause.LEDGER, TradingState.HALTED, active=not links["ledger"])
+            causes.keep(cause.USER_STREAM, TradingState.REDUCING, active=not links["user"])
+            causes.keep(cause.STALE_FEED, TradingState.REDUCING, active=silent)
+        if now_ns - self._losses_ns >= LOSS_EVERY_NS:
+            self._losses_ns = now_ns
+            effects += self._losses(now_ns) + self.orders.withdraw(now_ns) + self._persist()
+        effects += self.decisions.timer(now_ns)
+        return effects + self.exits.timer(now_ns)
 
     def _lag(self, now_ns: int) -> tuple[Effect, ...]:
         """Notice that time jumped: what came meanwhile waits unread, so nothing from before is believed (F45, F52)."""
@@ -217,7 +221,8 @@ class Engine:
             self._woke_ns = now_ns if gap_ns > PAUSE_NS else self._woke_ns
             effects = self.markets.doubt(now_ns)
         lagging = now_ns < self._lag_until_ns or state.reconciled_ns < self._woke_ns
-        state.causes.keep(cause.LOOP_LAG, TradingState.REDUCING, active=lagging)
+        if lagging or state.causes.names:
+            state.causes.keep(cause.LOOP_LAG, TradingState.REDUCING, active=lagging)
         return effects
 
     def silence(self) -> str:

@@ -95,9 +95,11 @@ class ExitDesk:
         limit_ns = self._config.limits.exit_price_age_ns // 3
         active = state.exits.active
         blind: list[tuple[bool, int, str]] = []
-        for symbol in {*active, *state.account.positions}:
+        for symbol in {*active, *state.account.positions} if active else state.account.positions:
             market = state.markets.get(symbol)
-            if market is None or now_ns - market.priced_ns <= limit_ns or state.is_unlisted(market):
+            if market is None or now_ns - market.last_ns <= limit_ns or now_ns - market.priced_ns <= limit_ns:
+                continue
+            if state.is_unlisted(market):
                 continue
             if now_ns - market.confirm_ns < self._config.max_age_ns:
                 continue

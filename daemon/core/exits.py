@@ -63,7 +63,7 @@ class Exits:
 
     def snapshot(self) -> dict[str, Cause]:
         """Return the causes by symbol, for persistence."""
-        return {symbol: job.cause for symbol, job in sorted(self.active.items())}
+        return {symbol: job.cause for symbol, job in sorted(self.active.items())} if self.active else {}
 
     def restore(self, causes: dict[str, Cause], now_ns: int) -> None:
         """Take up the exits of the last session again."""

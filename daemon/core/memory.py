@@ -32,15 +32,15 @@ _encode: Final = msgspec.json.Encoder(order="sorted").encode
 def remember(state: State) -> str:
     """Return the state's memory as JSON, the same text for the same state."""
     memory = Memory(
-        causes=state.causes.latched(),
-        exits=state.exits.snapshot(),
-        paused=state.paused,
-        stops=state.stops.snapshot(),
-        drawdown=state.drawdown.snapshot(),
-        day=state.day,
-        turnover_day=state.turnover_day,
-        repeats=state.repeats.snapshot(),
-        breaks=state.break_clocks.snapshot(),
+        state.causes.latched(),
+        state.exits.snapshot(),
+        state.paused,
+        state.stops.snapshot(),
+        state.drawdown.snapshot(),
+        state.day,
+        state.turnover_day,
+        state.repeats.snapshot(),
+        state.break_clocks.snapshot(),
     )
     return _encode(memory).decode()
 

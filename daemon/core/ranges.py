@@ -18,9 +18,10 @@ def judge_range(event: Ranged, *, state: State, markets: Markets, exits: ExitDes
     stops = state.stops
     for bar in event.bars:
         symbol = bar.symbol
-        if symbol in held:
+        path = (bar.open, bar.low, bar.high, bar.close)
+        if symbol in held and not stops.unmoved(symbol, min(path), max(path)):
             before = bar.open
-            for price in (bar.open, bar.low, bar.high, bar.close):
+            for price in path:
                 level = stops.level(symbol)
                 reached = level if price <= level < before else price
                 hit = stops.on_price(symbol, reached, event.ts_ns)

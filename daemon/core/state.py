@@ -69,8 +69,19 @@ class State:
     def equity(self) -> Decimal | None:
         """Return cash plus positions at reference prices, None while a held symbol has no price."""
         total = self.account.cash
+        markets, values = self.markets, self._values
         for symbol, qty in self.account.positions.items():
-            value = self._value(symbol, qty)
+            kept, market = values.get(symbol), markets.get(symbol)
+            if (
+                kept is None
+                or market is None
+                or kept[0] is not qty
+                or kept[1] is not market.book
+                or kept[2] != market.last
+            ):
+                value = self._value(symbol, qty)
+            else:
+                value = kept[3]
             if value is None:
                 return None
             total += value
@@ -97,12 +108,13 @@ class State:
         positions = self.account.positions
         if not positions or equity <= ZERO:
             return (0.0,) * len(self.symbols)
-        weights: list[float] = []
-        for symbol in self.symbols:
-            qty = positions.get(symbol)
-            value = self._value(symbol, qty) if qty is not None else None
-            weights.append(float(value / equity) if value is not None else 0.0)
-        return tuple(weights)
+        weights = dict.fromkeys(self.symbols, 0.0)
+        for symbol, qty in positions.items():
+            if symbol in weights:
+                value = self._value(symbol, qty)
+                if value is not None:
+                    weights[symbol] = float(value / equity)
+        return tuple(weights.values())
 
     def forget_values(self) -> None:
         """Value every position anew next time: what is kept only to be quick, and by whoever asks, is no state."""
