@@ -103,7 +103,11 @@ def shares_plot(found: Stressed) -> Plot:
             ("Share of risk", found.now.shares, COLOURS[1]),
         )
     ]
-    layout = {"barmode": "group", "xaxis": {"type": "category"}, "yaxis": axis("Share", tickformat=".0%")}
+    layout = {
+        "barmode": "group",
+        "xaxis": {"type": "category", "automargin": True},
+        "yaxis": axis("Share", tickformat=".0%"),
+    }
     note = "" if order else "Nothing is held."
     return Plot("shares", "Weight and risk", data if order else (), layout, HEIGHT, note)
 

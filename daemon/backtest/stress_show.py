@@ -176,11 +176,18 @@ def _now(found: Stressed) -> Grid:
 def _replays(found: Stressed) -> Grid:
     rows: list[tuple[str, ...]] = []
     notes: list[str] = []
+    absent = [one.episode.key for one in found.replays if one.why]
+    if absent:
+        panel = found.market.panel
+        span = f"{minute(int(panel.open_ns[0]))[:10]} to {minute(int(panel.open_ns[-1]))[:10]}"
+        leader = found.pairs[found.leader]
+        notes.append(
+            f"Left out, for nothing held nor {leader} has candles of it (the files: {span}): {', '.join(absent)}."
+        )
     for one in found.replays:
         name = f"{one.episode.key} {one.episode.name}"
         if one.why:
             rows.append((name, *([NONE] * 6)))
-            notes.append(f"{one.episode.key} {one.why}.")
             continue
         figures = (written(one.worst, "percent"), minute(one.worst_ns), written(one.final, "percent"))
         more = (written(one.market, "percent"), written(one.own, "percent"), _from(found, one.contributions))

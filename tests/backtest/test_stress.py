@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from daemon.backtest.data.files import Candles, path_of, write
 from daemon.backtest.stress import CRASH, DEPEG, Asked, Scenario, Stressed, stress
-from daemon.backtest.stress_history import EPISODES
+from daemon.backtest.stress_history import EPISODES, replay
 from daemon.backtest.stress_market import DAYS_MIN, Market, estimate, load_market
 from daemon.backtest.stress_page import page
 from daemon.backtest.stress_portfolio import Given, Portfolio, read_portfolio, valued
@@ -198,6 +198,10 @@ def test_what_the_folder_does_not_hold_is_left_out(found: Stressed, market: Mark
     values[:, 1] = np.nan
     nothing = stress(MINE, market._replace(panel=market.panel._replace(values=values)), Asked(paths=100)).replays[1]
     assert nothing.why
+    weights = np.array([0.0, 0.0, 1.0, 0.0])  # ETH is there, but not held
+    values[:, 1] = market.panel.values[:, 1]
+    unheld = market._replace(panel=market.panel._replace(values=values))
+    assert replay(unheld, found.known, weights, EPISODES[1]).why
 
 
 def grids_of(found: Stressed) -> dict[str, str]:
@@ -376,6 +380,7 @@ BAD: list[tuple[str, str, str]] = [
     ("a.toml", "x", "not TOML"),
     ("a.json", "3", "holds no portfolio"),
     ("a.json", '{"BTC/USDT": true}', "BTC/USDT: 'True' is no amount"),
+    ("a.json", '{"BTC/USDT": "many"}', "BTC/USDT: 'many' is no amount"),
     ("a.json", '{"BTC/USDT": NaN}', "is no amount"),
     ("a.json", '{"BTC/USDT": -1}', "spot portfolios hold 0 or more"),
     ("a.json", '{"BTCUSDT": 1}', "'BTCUSDT' is no pair: write BTC/USDT"),

@@ -52,7 +52,7 @@ def test_a_given_portfolio(ballast: Run, words: tuple[str, ...], tmp_path: Path)
     ]
     places = [out.index(title) for title in titles]
     assert places == sorted(places)
-    assert "2020-03 left out: no candles of 2020-03-07 to 2020-03-17" in " ".join(out.split())
+    assert "candles of it (the files: 2021-03-01 to 2024-09-30): 2020-03." in " ".join(out.split())
     assert "Valued at the newest candles, 2024-10-01 00:00." in " ".join(out.split())
     assert out.endswith("page: page.html\n")
     first = Path("page.html").read_bytes()
