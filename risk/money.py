@@ -3,11 +3,13 @@
 Planner and gate share these few functions, so that what one plans the other can judge to the last unit.
 """
 
-import math
 from decimal import Decimal
+from functools import lru_cache
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
+EXACT_KEPT = 4096
+"""Numbers whose decimal form is kept: a price is asked for by valuation, planner, gate and stops alike."""
 PRICE_MAX = 1e12
 """Largest believable price in quote currency; above it a price counts as unknown."""
 AMOUNT_MAX = Decimal("1e15")
@@ -22,6 +24,11 @@ def exact(value: float) -> Decimal:
     value : float
         Price or ratio; NumPy scalars are accepted. NaN and infinity pass and are refused by ``is_amount``.
     """
+    return _exact(value) if value else Decimal(repr(float(value)))  # zero has two signs, and they compare equal
+
+
+@lru_cache(maxsize=EXACT_KEPT)
+def _exact(value: float) -> Decimal:
     return Decimal(repr(float(value)))
 
 
@@ -32,7 +39,7 @@ def ratio(value: Decimal) -> float:
 
 def is_price(value: float) -> bool:
     """Tell whether a float is a usable price: finite, above zero, believable."""
-    return math.isfinite(value) and 0.0 < value <= PRICE_MAX
+    return 0.0 < value <= PRICE_MAX  # neither NaN nor infinity lies between them
 
 
 def is_amount(value: Decimal) -> bool:
@@ -71,11 +78,11 @@ def reference_price(bid: float, ask: float, last: float) -> float:
     float
         The price, 0.0 when there is none.
     """
-    if is_price(bid) and is_price(ask) and bid < ask:
+    if 0.0 < bid < ask <= PRICE_MAX:
         return (bid + ask) / 2.0
-    return last if is_price(last) else 0.0
+    return last if 0.0 < last <= PRICE_MAX else 0.0
 
 
 def is_crossed(bid: float, ask: float) -> bool:
     """Tell whether both sides are quoted and the book is locked or crossed."""
-    return is_price(bid) and is_price(ask) and bid >= ask
+    return 0.0 < ask <= bid <= PRICE_MAX

@@ -1,7 +1,6 @@
 """What flows and fills add up to, per asset, to the last digit: the one arithmetic of engine and ledger."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow, localcontext
 from typing import Final
 
@@ -14,11 +13,9 @@ EXACT: Final = Context(prec=400, Emin=-999_999, Emax=999_999, traps=[Inexact, In
 """Sums and products of amounts are exact here or raise; nothing is ever rounded silently."""
 
 
-@contextmanager
-def exactly() -> Generator[None, None, None]:
+def exactly() -> AbstractContextManager[Context]:
     """Compute with ``EXACT`` inside the block."""
-    with localcontext(EXACT):
-        yield
+    return localcontext(EXACT)
 
 
 class Holdings:

@@ -1,7 +1,5 @@
 """From a closed column to a decision and back: ask the worker, refuse what is late, plan, gate, submit."""
 
-from decimal import Decimal
-
 from daemon.core import submit as door
 from daemon.core.causes import REPEATED, STARTING
 from daemon.core.columns import Columns
@@ -15,6 +13,7 @@ from daemon.domain.market import Bar
 from daemon.domain.orders import Tif
 from daemon.domain.signal import NoDecision, NoReason, Targets
 from risk.money import ZERO
+from risk.views import GateView
 
 NONE: tuple[Effect, ...] = ()
 HALTED = TradingState.HALTED
@@ -250,16 +249,19 @@ class Decisions:
         if equity is None:
             yield (self._step(asked.close_ns, NoReason.NOT_READY, "equity is unknown"),)
             return
-        request = self._request(asked, targets, equity)
+        view = state.gate_view(equity)
+        request = self._request(asked, targets, view)
         yield NONE
         made = yield from quietly(pieces(request, PIECE))
-        verdicts = yield from quietly(door.judge_pieces(state, made.intents, PIECE))
+        at_once = len(state.symbols) <= PIECE  # then nothing happens between two pieces, see ``_begin``
+        verdicts = yield from quietly(door.judge_pieces(state, made.intents, PIECE, view if at_once else None))
         yield NONE
         sent, stopped = len(verdicts.approved), len(verdicts.refused)
         outcome = "submitted" if sent else "refused" if stopped else "no_change"
         detail = verdicts.refused[0].detail if stopped else ""
         # Told before the orders are made durable: the ledger's thread would share the interpreter with whoever is told.
-        yield (self._step(asked.close_ns, outcome, detail, targets=targets, approved=sent, refused=stopped),)
+        step = self._step(asked.close_ns, outcome, detail, targets=targets, approved=sent, refused=stopped)
+        yield (step,)
         if not made.intents:
             return
         record: dict[str, object] = {
@@ -275,10 +277,10 @@ class Decisions:
         }
         yield (door.submit(request.decision, made, verdicts, record),)
 
-    def _request(self, asked: Decide, targets: Targets, equity: Decimal) -> PlanRequest:
+    def _request(self, asked: Decide, targets: Targets, view: GateView) -> PlanRequest:
         """Return everything the plan depends on, as it is now."""
         state = self._state
-        view = state.gate_view(equity)
+        growing = view.state is TradingState.ACTIVE
         return PlanRequest(
             decision=decision_id("bar", asked.close_ns, state.epoch),
             instance=self._config.instance,
@@ -288,7 +290,7 @@ class Decisions:
             targets=dict(zip(targets.symbols, targets.weights, strict=True)),
             positions=view.positions,
             sellable=view.sellable,
-            equity=equity,
+            equity=view.equity,
             cash_free=view.cash_free,
             quotes={symbol: door.quote(state, symbol) for symbol in state.markets},
             instruments={symbol: market.instrument for symbol, market in view.markets.items()},
@@ -296,15 +298,15 @@ class Decisions:
             max_intents=state.gate.capacity(state.now_ns),
             reserved_buys=view.reserved_buys,
             blocked=self._blocked(),
-            frozen=frozenset(
-                symbol
-                for symbol, market in view.markets.items()
-                if market.frozen or view.state is not TradingState.ACTIVE
-            ).union(symbol for symbol, held in zip(asked.symbols, asked.frozen, strict=True) if held),
+            frozen=frozenset([symbol for symbol, market in view.markets.items() if market.frozen or not growing]).union(
+                [symbol for symbol, held in zip(asked.symbols, asked.frozen, strict=True) if held]
+            ),
             closing=frozenset(
-                symbol
-                for symbol in view.positions
-                if symbol not in state.symbols or state.stops.cooling(symbol, state.now_ns)
+                [
+                    symbol
+                    for symbol in view.positions
+                    if symbol not in state.symbols or state.stops.cooling(symbol, state.now_ns)
+                ]
             ),
             benefits=benefits(targets, asked.weights),
             band_weight=self._config.min_weight_step,

@@ -133,6 +133,7 @@ class _Planner:
         self._errors: dict[str, float] = {}
         self._dust: list[str] = []
         self._slice = request.equity * exact(request.limits.max_order_notional) if is_amount(request.equity) else ZERO
+        self._bands: dict[float, Decimal] = {}
 
     def run(self, most: int) -> Generator[None, None, Plan]:
         request = self._r
@@ -265,8 +266,11 @@ class _Planner:
         request = self._r
         sound = is_price(quote.bid) and is_price(quote.ask) and quote.bid < quote.ask
         half_spread = (quote.ask - quote.bid) / (quote.ask + quote.bid) if sound else 0.0
-        weight = max(BAND_COSTS * (request.limits.fee_rate + half_spread), request.band_weight)
-        return max(rules.min_notional, exact(weight) * request.equity)
+        band = self._bands.get(half_spread)
+        if band is None:
+            weight = max(BAND_COSTS * (request.limits.fee_rate + half_spread), request.band_weight)
+            band = self._bands[half_spread] = exact(weight) * request.equity
+        return max(rules.min_notional, band)
 
     def _value(self, symbol: str, qty: Decimal) -> Decimal | None:
         """Return what a position is worth at its reference price, None when that is unknown."""

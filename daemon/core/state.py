@@ -39,6 +39,7 @@ class State:
         self.gate = Gate(config.limits, config.universe)
         self.repeats = Repeats(config.limits.max_repeats)
         self._values: dict[str, tuple[Decimal, Book | None, float, Decimal | None]] = {}
+        self._weighed: tuple[Decimal, list[Decimal | None], list[str], tuple[float, ...]] | None = None
         self.now_ns = 0
         self.offset_ns = 0
         self.epoch = 0
@@ -108,17 +109,22 @@ class State:
         positions = self.account.positions
         if not positions or equity <= ZERO:
             return (0.0,) * len(self.symbols)
+        values = [self._value(symbol, qty) for symbol, qty in positions.items()]
+        kept = self._weighed
+        if kept is not None and kept[0] == equity and kept[1] == values and kept[2] == list(positions):
+            return kept[3]
         weights = dict.fromkeys(self.symbols, 0.0)
-        for symbol, qty in positions.items():
-            if symbol in weights:
-                value = self._value(symbol, qty)
-                if value is not None:
-                    weights[symbol] = float(value / equity)
-        return tuple(weights.values())
+        for symbol, value in zip(positions, values, strict=True):
+            if value is not None and symbol in weights:
+                weights[symbol] = float(value / equity)
+        weighed = tuple(weights.values())
+        self._weighed = (equity, values, list(positions), weighed)
+        return weighed
 
     def forget_values(self) -> None:
         """Value every position anew next time: what is kept only to be quick, and by whoever asks, is no state."""
         self._values.clear()
+        self._weighed = None
 
     # ------------------------------------------------------------- trust
 
@@ -186,16 +192,18 @@ class State:
 
     def _market_view(self, market: Market, instrument: Instrument, uncertain: frozenset[str]) -> MarketView:
         book = market.book
+        sound = market.phase is LIVE and market.gap_ns == 0
+        bid, ask = (book.bid, book.ask) if book is not None else (0.0, 0.0)
         return MarketView(
-            symbol=market.symbol,
-            instrument=instrument,
-            bid=book.bid if book is not None else 0.0,
-            ask=book.ask if book is not None else 0.0,
-            last=market.last,
-            frame_ns=market.frame_ns if market.phase == "live" and market.gap_ns == 0 else 0,
-            confirmed_ns=market.confirmed_ns if market.phase == "live" and market.gap_ns == 0 else 0,
-            frozen=self.is_frozen(market, uncertain),
-            ref_ns=market.priced_ns,
+            market.symbol,
+            instrument,
+            bid,
+            ask,
+            market.last,
+            market.frame_ns if sound else 0,
+            market.confirmed_ns if sound else 0,
+            self.is_frozen(market, uncertain),
+            market.priced_ns,
         )
 
     # ------------------------------------------------------------- what a person sees

@@ -9,6 +9,7 @@ from daemon.core.planner import Plan, Quote
 from daemon.core.state import State
 from daemon.domain.events import Submit, TradingState
 from daemon.domain.orders import Approved, Check, Intent, Refused, Side
+from risk.views import GateView
 
 NAN = Decimal("NaN")
 
@@ -34,20 +35,27 @@ def quote(state: State, symbol: str) -> Quote:
     return Quote(bid=book.bid if book is not None else 0.0, ask=book.ask if book is not None else 0.0, last=market.last)
 
 
-def judge(state: State, intents: tuple[Intent, ...]) -> Verdicts:
-    """Pass intents through the gate and reserve for what it approves; unknown equity denies all but exits."""
-    verdicts = state.gate.judge(intents, state.gate_view(known_or_nan(state.equity())))
-    approved = tuple(one for one in verdicts if isinstance(one, Approved))
+def judge(state: State, intents: tuple[Intent, ...], view: GateView | None = None) -> Verdicts:
+    """Pass intents through the gate and reserve for what it approves; unknown equity denies all but exits.
+
+    ``view`` is what the gate judges by, when the caller has it and nothing has happened since.
+    """
+    if view is None:
+        view = state.gate_view(known_or_nan(state.equity()))
+    verdicts = state.gate.judge(intents, view)
+    approved = tuple([one for one in verdicts if isinstance(one, Approved)])
     for one in approved:
         state.blotter.sent(one)
-    return Verdicts(approved=approved, refused=tuple(one for one in verdicts if isinstance(one, Refused)))
+    return Verdicts(approved, tuple([one for one in verdicts if isinstance(one, Refused)]))
 
 
-def judge_pieces(state: State, intents: tuple[Intent, ...], most: int) -> Generator[None, None, Verdicts]:
+def judge_pieces(
+    state: State, intents: tuple[Intent, ...], most: int, view: GateView | None = None
+) -> Generator[None, None, Verdicts]:
     """Do what ``judge`` does, at most so many intents (>= 1) at a time, but never the legs of one symbol apart.
 
     What happened between two pieces counts: reservations, prices and the trading state are those of the moment, and a
-    symbol that is being sold since then is left alone.
+    symbol that is being sold since then is left alone. ``view`` is that of ``judge``, good for the first piece alone.
     """
     approved: list[Approved] = []
     refused: list[Refused] = []
@@ -64,7 +72,8 @@ def judge_pieces(state: State, intents: tuple[Intent, ...], most: int) -> Genera
                 refused.append(Refused(intent, Check.STATE, reason, state.now_ns))
             else:
                 fit.append(intent)
-        verdicts = judge(state, tuple(fit))
+        verdicts = judge(state, tuple(fit), view)
+        view = None
         approved.extend(verdicts.approved)
         refused.extend(verdicts.refused)
         begin = end

@@ -77,3 +77,23 @@ def test_reference_is_mid_then_last_then_unknown() -> None:
     assert reference_price(100.0, 100.0, math.nan) == 0.0
     assert is_crossed(100.0, 100.0)
     assert not is_crossed(0.0, 100.0)
+
+
+ANY = st.one_of(st.floats(), st.sampled_from([0.0, -0.0, 1.0, 1e12, 1e13, math.nan, math.inf, -1.0]))
+
+
+@given(st.lists(st.one_of(ANY, ANY.map(np.float64)), max_size=30))
+def test_what_is_kept_of_the_door_is_what_it_gives(values: list[float]) -> None:
+    """A number asked for before has the same decimal form as one never seen, to the digit and the sign of zero."""
+    for value in values + values:
+        assert str(exact(value)) == str(Decimal(repr(float(value))))
+
+
+@given(ANY, ANY, ANY)
+def test_references_and_crossings_go_by_what_a_price_is(bid: float, ask: float, last: float) -> None:
+    """The short forms say what the long ones do."""
+    quoted = is_price(bid) and is_price(ask)
+    unquoted = last if is_price(last) else 0.0
+    assert reference_price(bid, ask, last) == ((bid + ask) / 2.0 if quoted and bid < ask else unquoted)
+    assert is_crossed(bid, ask) == (quoted and bid >= ask)
+    assert is_price(bid) == (math.isfinite(bid) and 0.0 < bid <= PRICE_MAX)

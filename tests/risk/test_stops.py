@@ -155,3 +155,27 @@ def test_a8_the_ladder_widens_to_the_collar_and_stays_there() -> None:
     prices = [exit_limit(attempt, 100.0, limits) for attempt in range(5)]
     assert prices == pytest.approx([99.8, 99.2, 95.0, 95.0, 95.0])
     assert exit_limit(1, 100.0, Limits(max_slippage_bps=400.0, exit_collar=0.05)) == pytest.approx(95.0)
+
+
+@given(st.lists(st.lists(st.floats(min_value=60.0, max_value=140.0), min_size=1, max_size=4), max_size=20))
+def test_a_range_that_moves_nothing_can_be_passed_over(ranges: list[list[float]]) -> None:
+    """Where ``unmoved`` says so, judging every price of the range is no hit and leaves nothing changed."""
+    stops = Stops(Limits(stop_loss=0.1, trailing_stop=0.15, volatility_stop=2.0))
+    stops.set_atr("X/Y", 4.0)
+    stops.set_position("X/Y", Decimal(1), 100.0)
+    for number, prices in enumerate(ranges):
+        before = stops.snapshot()
+        unmoved = stops.unmoved("X/Y", min(prices), max(prices))
+        hits = [stops.on_price("X/Y", price, number) for price in prices]
+        if unmoved:
+            assert hits == [None] * len(prices)
+            assert stops.snapshot() == before
+
+
+def test_a_guard_without_an_entry_is_never_passed_over() -> None:
+    """The first price becomes its entry; what nobody guards moves nothing."""
+    stops = Stops(Limits())
+    assert stops.unmoved("X/Y", 1.0, 2.0)
+    stops.set_position("X/Y", Decimal(1), 0.0)
+    assert not stops.unmoved("X/Y", 1.0, 2.0)
+    assert not stops.resting
