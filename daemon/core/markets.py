@@ -296,6 +296,7 @@ class Markets:
         effects: list[Effect] = []
         config = self._config
         behind = self._behind(event)
+        recent_ns, due_ns = event.ts_ns - QUIET_AGES * config.max_age_ns, event.exchange_ns - config.grace_ns
         for market in self._markets.values():
             book = market.book
             if book is not None and market.last_ns - book.ts_recv_ns > config.max_age_ns:
@@ -304,6 +305,8 @@ class Markets:
                 if market.gap_ns:
                     if event.ts_ns - market.gap_ns > 2 * config.repair_timeout_ns:
                         effects.extend(self._give_up(market, event.ts_ns))
+                elif market.builder.close_ns > due_ns and market.frame_ns >= recent_ns and market.last_ns >= recent_ns:
+                    continue  # neither due nor quiet, by trade and by frame
                 elif some := self._pass_time(market, event, behind=behind):
                     effects.extend(some)
             elif market.phase is Phase.DOWN:

@@ -40,7 +40,19 @@ from daemon.core.projection import Room, buy_limit, capped, cut_legs, sell_limit
 from daemon.domain.market import Instrument
 from daemon.domain.orders import Cause, Intent, Side, Tif
 from risk.limits import BPS
-from risk.money import ONE, ZERO, ceil_to, exact, floor_to, is_amount, is_crossed, is_price, reference_price, steps_of
+from risk.money import (
+    ONE,
+    ZERO,
+    ceil_to,
+    exact,
+    floor_to,
+    is_amount,
+    is_crossed,
+    is_price,
+    ratio,
+    reference_price,
+    steps_of,
+)
 from risk.stops import exit_limit
 
 __all__ = [
@@ -166,7 +178,7 @@ class _Planner:
         quote = request.quotes.get(symbol)
         rules = request.instruments.get(symbol)
         price = reference_price(quote.bid, quote.ask, quote.last) if quote else 0.0
-        reason = self._obstacle(symbol, target=target, held=held, priced=bool(price))
+        reason = self._obstacle(symbol, rules, target=target, held=held, priced=bool(price))
         if quote is None or rules is None or reason:
             self._defer(symbol, reason or "no market", 0.0)
             return None
@@ -176,11 +188,11 @@ class _Planner:
         if gap > ZERO:
             return self._buy(symbol, gap, quote=quote, rules=rules, reference=reference)
         if gap < ZERO:
-            return self._sell(symbol, weight, quote=quote, rules=rules, reference=reference)
+            return self._sell(symbol, weight, -gap, quote=quote, rules=rules, reference=reference)
         self._errors[symbol] = 0.0
         return None
 
-    def _obstacle(self, symbol: str, *, target: float, held: Decimal, priced: bool) -> str:
+    def _obstacle(self, symbol: str, rules: Instrument | None, *, target: float, held: Decimal, priced: bool) -> str:
         """Return why the symbol cannot be planned at all, "" when it can."""
         request = self._r
         if symbol in request.blocked:
@@ -189,7 +201,6 @@ class _Planner:
             return f"target {target} is not a weight"
         if not is_amount(held):
             return "position unknown"
-        rules = request.instruments.get(symbol)
         if rules is not None and not rules.trading:
             return "not trading"
         return "" if priced else "no price"
@@ -197,7 +208,7 @@ class _Planner:
     def _buy(self, symbol: str, gap: Decimal, *, quote: Quote, rules: Instrument, reference: Decimal) -> _Wish | None:
         """Plan a buy worth ``gap`` (> 0, quote currency at the reference price)."""
         request, limits = self._r, self._r.limits
-        self._errors[symbol] = error = weight_of(gap, request.equity)
+        self._errors[symbol] = error = ratio(gap / request.equity)
         if symbol in request.frozen:
             self._defer(symbol, "frozen", error)
             return None
@@ -225,14 +236,13 @@ class _Planner:
         )
 
     def _sell(
-        self, symbol: str, weight: Decimal, *, quote: Quote, rules: Instrument, reference: Decimal
+        self, symbol: str, weight: Decimal, gap: Decimal, *, quote: Quote, rules: Instrument, reference: Decimal
     ) -> _Wish | None:
-        """Plan a sale down to ``weight``; to zero it takes all that is free, without a band."""
+        """Plan a sale worth ``gap`` (> 0) down to ``weight``; to zero it takes all that is free, without a band."""
         request, limits = self._r, self._r.limits
         held = request.positions.get(symbol, ZERO)
         free = request.sellable.get(symbol, ZERO)
-        gap = held * reference - weight * request.equity
-        self._errors[symbol] = error = weight_of(gap, request.equity)
+        self._errors[symbol] = error = ratio(gap / request.equity)
         if not is_amount(free):
             self._defer(symbol, "free balance unknown", -error)
             return None
@@ -290,6 +300,8 @@ class _Planner:
     def _ration(self, wishes: list[_Wish]) -> list[_Wish]:
         """Fit the buys into cash, gross and weight room and everything into the rate; best first."""
         request, limits = self._r, self._r.limits
+        if not any(wish.side is Side.BUY for wish in wishes):  # then there is no room to share out
+            return sorted(wishes, key=lambda wish: (not wish.forced, -wish.benefit, wish.symbol))
         with_fee = ONE + exact(limits.fee_rate)
         values = {symbol: self._value(symbol, qty) for symbol, qty in request.positions.items()}
         room = Room(
