@@ -63,24 +63,6 @@ class Adaptive(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     asked: int = 0
     hits: tuple[int, ...] = (0,) * len(LEVELS)
 
-    def __post_init__(self) -> None:
-        """Refuse a state that no run can have left behind."""
-        n = len(LEVELS)
-        if len(self.miss) != n or len(self.hits) != n:
-            raise ValueError(f"adaptive state: {len(self.miss)} and {len(self.hits)} levels, must be {n}")
-        if not (0.0 < self.rate < 1.0 and 1 <= self.window <= WINDOW_MAX):
-            raise ValueError(
-                f"adaptive state: rate {self.rate} must lie in 0..1, window {self.window} in 1..{WINDOW_MAX}"
-            )
-        if not 1 <= len(self.scores) <= self.window or not all(0.0 <= one < np.inf for one in self.scores):
-            raise ValueError(
-                f"adaptive state: {len(self.scores)} scores, must be 1..{self.window}, finite, not negative"
-            )
-        if not all(-self.rate <= one <= 1.0 + self.rate for one in self.miss):
-            raise ValueError(f"adaptive state: miss {self.miss} must lie within -rate..1+rate")
-        if min(self.seen, self.asked, *self.hits) < 0 or max(self.hits) > self.asked:
-            raise ValueError(f"adaptive state: {self.hits} hits of {self.asked}")
-
     @property
     def coverage(self) -> tuple[float, ...] | None:
         """Return the share of hits per level, None before the first answer."""
@@ -125,9 +107,16 @@ def spread_scores(quantiles: dict[str, float]) -> Floats:
 
 
 def begin(scores: Floats, *, rate: float = RATE, window: int = WINDOW) -> Adaptive:
-    """Return the state before the first answer: calibrated on known scores, oldest first (any shape, at least one)."""
-    kept = scores[np.isfinite(scores)].ravel()[-window:]
-    return Adaptive(rate=rate, window=window, miss=tuple(1.0 - level for level in LEVELS), scores=tuple(kept.tolist()))
+    """Return the state before the first answer, calibrated on known scores, oldest first (any shape).
+
+    Raises
+    ------
+    ValueError
+        Without a known score, for a negative one, or a rate or window out of bounds.
+    """
+    kept = scores[np.isfinite(scores)][-window:]
+    miss = tuple(1.0 - level for level in LEVELS)
+    return _checked(Adaptive(rate=rate, window=window, miss=miss, scores=tuple(kept.tolist())))
 
 
 def widths(state: Adaptive) -> Floats:
@@ -192,6 +181,25 @@ def restored(text: bytes) -> Adaptive:
         When it is not one, or one that no run can have left behind; one line.
     """
     try:
-        return msgspec.json.decode(text, type=Adaptive)
+        return _checked(msgspec.json.decode(text, type=Adaptive))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"adaptive state: {error}") from None
+
+
+def _checked(state: Adaptive) -> Adaptive:
+    """Return the state unless no run can have left it behind; not done at every step, which can only make sound ones."""
+    n = len(LEVELS)
+    scores = np.array(state.scores)
+    if len(state.miss) != n or len(state.hits) != n:
+        raise ValueError(f"adaptive state: {len(state.miss)} and {len(state.hits)} levels, must be {n}")
+    if not (0.0 < state.rate < 1.0 and 1 <= state.window <= WINDOW_MAX):
+        raise ValueError(
+            f"adaptive state: rate {state.rate} must lie in 0..1, window {state.window} in 1..{WINDOW_MAX}"
+        )
+    if not 1 <= scores.size <= state.window or not (np.isfinite(scores) & (scores >= 0.0)).all():
+        raise ValueError(f"adaptive state: {scores.size} scores, must be 1..{state.window}, finite, not negative")
+    if not all(-state.rate <= one <= 1.0 + state.rate for one in state.miss):
+        raise ValueError(f"adaptive state: miss {state.miss} must lie within -rate..1+rate")
+    if min(state.seen, state.asked, *state.hits) < 0 or max(state.hits) > state.asked:
+        raise ValueError(f"adaptive state: {state.hits} hits of {state.asked}")
+    return state

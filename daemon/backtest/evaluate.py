@@ -106,6 +106,8 @@ def make_field(
     """
     forecast = settings.forecast
     horizon = forecast.horizon_bars
+    if begin >= len(panel.open_ns):
+        raise ConfigError("no bar to learn from: the data end before --start; `ballast data list` says what there is")
     try:
         symbols, bars = known_bars(panel, begin, len(panel.open_ns))
     except BadHistory as error:

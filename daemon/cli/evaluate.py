@@ -63,7 +63,7 @@ def evaluate(  # noqa: PLR0913, PLR0917 - one option each
     from daemon.backtest.evaluate_result import figures_of, result_of, write_result
 
     asked = _asked(settings, models)
-    panel, begin = load(settings, data, start, end)
+    panel, begin = load(settings, data, start or None, end or None)
     field = make_field(
         settings, panel, begin, folds=folds, embargo=embargo, seed=seed, hyper=_hyper(hidden=hidden, epochs=epochs)
     )

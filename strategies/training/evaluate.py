@@ -199,6 +199,8 @@ def _served(
         )
     except ValueError as error:
         raise BadModel(f"model {asked.name}: {error}") from error
+    except Exception as error:
+        raise BadModel(f"model {asked.name} cannot be loaded: {type(error).__name__}: {error}") from error
     seen_ns, opens_ns = forecaster.trained_until_ns, int(history.close_ns[fold.first]) - history.bar_ns
     if seen_ns is not None and seen_ns > opens_ns:
         raise BadModel(
