@@ -14,11 +14,11 @@ from typing import Any
 
 NAMES = (
     "ingest", "forecast", "optimise", "close_to_order", "ticks", "intent", "snapshot", "start", "kill", "takeover",
-    "backtest", "portfolio",
+    "backtest", "portfolio", "portfolio_lstm",
 )  # fmt: skip
 RESULTS = Path(".bench") / "results.json"
 SECONDS_MAX = 300.0
-LONGER_S_MAX = {"backtest": 3600.0, "portfolio": 1800.0}
+LONGER_S_MAX = {"backtest": 3600.0, "portfolio": 1800.0, "portfolio_lstm": 900.0}
 """Those that make environments on first use, and wait for slower engines."""
 
 

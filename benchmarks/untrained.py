@@ -12,7 +12,10 @@ LOOKBACK = 60
 SEED = 20_260_101
 
 
-def publish_untrained(models_dir: Path, bar_ns: int, horizon: int, symbols: tuple[str, ...]) -> str:
+def publish_untrained(
+    models_dir: Path, bar_ns: int, horizon: int, symbols: tuple[str, ...], *, opinion: float = 0.0
+) -> str:
+    """Publish it and return its name; ``opinion`` is the deviation of all weights, 0: it expects nothing."""
     import torch
     from safetensors.torch import save
 
@@ -24,6 +27,9 @@ def publish_untrained(models_dir: Path, bar_ns: int, horizon: int, symbols: tupl
 
     torch.manual_seed(1)
     net = LstmNet(Hyper()).eval()
+    if opinion:
+        for weights in net.parameters():
+            torch.nn.init.normal_(weights, std=opinion)
     blob = save({name: tensor.contiguous() for name, tensor in net.state_dict().items()})
     mean, scale = predict_windows(net, golden_input(SEED, LOOKBACK))
     now_ns = time.time_ns()

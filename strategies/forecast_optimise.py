@@ -8,11 +8,12 @@ import numpy as np
 
 from daemon.domain.signal import Forecast, NoDecision, NoReason, Targets, View
 from strategies.artifact import BadArtifact, load_forecaster
-from strategies.covariance import RETURNS_MAX, RETURNS_MIN, NoCovariance, estimate_factors, factor_count, returns_of
+from strategies.covariance import RETURNS_MAX, NoCovariance, estimate_factors, factor_count, returns_of
 from strategies.cvar import scale_down
 from strategies.optimise import NoSolution, Optimiser, Solution
 from strategies.params import ModelInfo, StrategySetup, Timings
 from strategies.skill import NotFinite, Shrink, apply_skill
+from strategies.usable import bars_needed, sound_assets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +45,7 @@ class ForecastOptimise:
         self._setup: StrategySetup | None = None
         self._forecaster: Forecaster | None = None
         self._why_not = "strategy was not set up"
+        self._through: Callable[[Forecaster], Forecaster] | None = None
         self._optimiser: Optimiser | None = None
         self._optimiser_size = 0
         self._monotonic_ns: Callable[[], int] = int
@@ -66,7 +68,7 @@ class ForecastOptimise:
         self._optimiser_for(len(setup.symbols), setup)
         detail = ""
         try:
-            self._forecaster = load_forecaster(
+            loaded = load_forecaster(
                 setup.forecast.model,
                 Path(setup.models_dir) if setup.models_dir else None,
                 setup.forecast.horizon_bars,
@@ -75,6 +77,8 @@ class ForecastOptimise:
             )
         except BadArtifact as error:
             detail = self._why_not = str(error)
+        else:
+            self._forecaster = loaded if self._through is None else self._through(loaded)
         if self._forecaster is None:
             return ModelInfo(detail=detail)
         return ModelInfo(model=self._forecaster.name, trained_ns=self._forecaster.trained_until_ns or 0, detail=detail)
@@ -86,15 +90,15 @@ class ForecastOptimise:
         if setup is None or forecaster is None:
             return NoDecision(reason=NoReason.NO_MODEL, detail=self._why_not)
         started = self._monotonic_ns()
-        bars_needed = max(forecaster.lookback, RETURNS_MIN) + 1
-        if view.bars.shape[1] < bars_needed:
-            return NoDecision(NoReason.WARMING_UP, f"{view.bars.shape[1]} of {bars_needed} bars")
-        recent = view.bars[:, -bars_needed:, :]
+        needed = bars_needed(forecaster)
+        if view.bars.shape[1] < needed:
+            return NoDecision(NoReason.WARMING_UP, f"{view.bars.shape[1]} of {needed} bars")
+        recent = view.bars[:, -needed:, :]
         sound = sound_assets(recent)
         if not bool(sound.any()):
             missing = bool(np.isnan(recent).any())
             reason = NoReason.WARMING_UP if missing else NoReason.NOT_FINITE
-            return NoDecision(reason, f"no asset has {bars_needed} usable bars")
+            return NoDecision(reason, f"no asset has {needed} usable bars")
         checked = self._monotonic_ns()
         forecasts = _forecast(forecaster, view, sound, setup)
         if isinstance(forecasts, NoDecision):
@@ -113,6 +117,12 @@ class ForecastOptimise:
             note=note,
         )
         return answer
+
+    def forecast_through(self, wrap: "Callable[[Forecaster], Forecaster]") -> None:
+        """Ask what ``wrap`` makes of the forecaster that serves now, and of each that is loaded later."""
+        self._through = wrap
+        if self._forecaster is not None:
+            self._forecaster = wrap(self._forecaster)
 
     def _optimiser_for(self, n: int, setup: StrategySetup) -> Optimiser:
         """Return the compiled optimiser for ``n`` assets; compiled again only when the universe changes its size."""
@@ -142,15 +152,6 @@ class ForecastOptimise:
         if isinstance(solution, NoSolution):
             return NoDecision(NoReason.NOT_FINITE, solution.reason), ""
         return _targets(view, solution, forecasts.forecast, setup, w0=w0), "; ".join(solution.tried)
-
-
-def sound_assets(bars: "NDArray[np.float64]") -> "NDArray[np.bool_]":
-    """Return which assets (n_assets,) have only finite numbers and positive prices in bars (n_assets, n_bars, 5)."""
-    # The smallest price carries NaN on: two looks judge nearly every window whole, at half the cost of asset by asset.
-    if bool(bars[:, :, : CLOSE + 1].min(initial=np.inf) > 0.0) and bool(np.isfinite(bars).all()):
-        return np.ones(bars.shape[0], dtype=np.bool_)
-    finite = np.isfinite(bars).all(axis=(1, 2))
-    return np.logical_and(finite, (bars[:, :, : CLOSE + 1] > 0.0).all(axis=(1, 2)))
 
 
 def _forecast(

@@ -1,7 +1,8 @@
 """The seam between forecasting and optimising: what every forecaster is and what it answers."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import msgspec
 from numpy import float64
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from strategies.skill import Earned
 
-__all__ = ["Forecaster", "RawForecast"]
+__all__ = ["AsksForecaster", "Batched", "Forecaster", "RawForecast"]
 
 
 class RawForecast(msgspec.Struct, frozen=True):
@@ -64,4 +65,35 @@ class Forecaster(Protocol):
     @classmethod
     def load(cls, model_dir: Path | None, *, horizon_bars: int, lookback: int) -> Self:
         """Make the forecaster from its artifact folder; baselines need none."""
+        ...
+
+
+@runtime_checkable
+class Batched(Protocol):
+    """What a forecaster may offer besides: many closes in one call. Whoever offers it declares itself pure.
+
+    A backtest then asks it ahead: for closes that the run has not come to yet, each from its own bars, and serves the
+    answers when the run comes there with exactly these bars. So an answer may depend on the newest ``lookback + 1`` bars
+    that are handed over and on nothing else: no clock, no memory of earlier calls, no draw of lots, no other window.
+    """
+
+    def predict_many(self, windows: Sequence[NDArray[float64]]) -> list[RawForecast]:
+        """Return ``[predict(one) for one in windows]``, equal to the last bit, in whatever way is fastest.
+
+        Each window has shape (n_assets, lookback + 1, 5); the number of assets may change between them.
+
+        Raises
+        ------
+        ValueError
+            As `Forecaster.predict`; then they are asked one by one, when their time comes.
+        """
+        ...
+
+
+@runtime_checkable
+class AsksForecaster(Protocol):
+    """A strategy that asks a forecaster with the bars of the sound assets of its view, once a decision."""
+
+    def forecast_through(self, wrap: Callable[[Forecaster], Forecaster]) -> None:
+        """Ask what ``wrap`` makes of the forecaster that serves now, and of each that is loaded later."""
         ...

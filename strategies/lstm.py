@@ -5,6 +5,7 @@ LSTM 128 → LSTM 64 with dropout (Hochreiter & Schmidhuber, Neural Computation 
 through softplus, its standard deviation, both in units of sigma·sqrt(horizon). One model for all assets.
 """
 
+from collections.abc import Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Final, Self
@@ -25,13 +26,18 @@ __all__ = ["LstmForecaster", "LstmNet", "golden_input", "predict_windows"]
 
 PAD: Final = 16
 """Batches are padded to a multiple of this: smaller ones take other kernels and differ in the last bits."""
+BATCH: Final = 256
+"""Windows in one pass at most: more fall out of the cache, and a window costs a quarter more."""
+LANES: Final = 64
+"""Outputs are bounded in multiples of this: the last ones of another length would take scalar code, with other bits."""
 MEAN_MAX: Final = 5.0
 """Largest mean a model may utter, in units of sigma·sqrt(horizon)."""
 SCALE_MIN: Final = 0.05
 SCALE_MAX: Final = 20.0
 _GOLDEN_SAMPLES: Final = 4
 _GOLDEN_TOLERANCE: Final = 1e-5
-_CHUNK: Final = 512
+_ALIKE: Final[dict[tuple[int, ...], bool]] = {}
+"""What `LstmForecaster` found out about this machine, by shapes: at most one entry per number of assets and network."""
 
 
 class LstmNet(nn.Module):
@@ -55,7 +61,11 @@ class LstmNet(nn.Module):
         nn.init.constant_(self.scale_head.bias, 0.4899)  # softplus(0.4899) + SCALE_MIN = 1.02
 
     def forward(self, X: Tensor, last: int = 1) -> tuple[Tensor, Tensor]:
-        """Return mean and scale, each (n, last), as forecast at the last ``last`` bars of every window.
+        """Return mean and scale, each (n, last), as forecast at the last ``last`` bars of every window."""
+        return bounded(*self.heads(X, last))
+
+    def heads(self, X: Tensor, last: int = 1) -> tuple[Tensor, Tensor]:
+        """Return what the two heads say, each (n, last), before it is bounded.
 
         Attention is causal: the forecast at a bar reads that bar and those before it, so the many forecasts of one
         training window and the single one of inference are the same function.
@@ -72,23 +82,30 @@ class LstmNet(nn.Module):
             scores = scores.masked_fill(steps > steps[time - last :, None], float("-inf"))
         context = newest + self.value(scores.softmax(dim=-1) @ hidden)
         mean: Tensor = self.mean_head(context).squeeze(-1)
-        scale = functional.softplus(self.scale_head(context).squeeze(-1)) + SCALE_MIN
-        return mean.clamp(-MEAN_MAX, MEAN_MAX), scale.clamp(max=SCALE_MAX)
+        scale: Tensor = self.scale_head(context).squeeze(-1)
+        return mean, scale
+
+
+def bounded(mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and scale as a model may utter them, from what its heads say."""
+    positive = functional.softplus(scale) + SCALE_MIN
+    return mean.clamp(-MEAN_MAX, MEAN_MAX), positive.clamp(max=SCALE_MAX)
 
 
 def predict_windows(net: LstmNet, X: NDArray[float32]) -> tuple[NDArray[float64], NDArray[float64]]:
     """Return mean and scale (n,) in standardised units for windows (n, lookback, n_features), in padded batches."""
     n = X.shape[0]
-    mean, scale = np.empty(n), np.empty(n)
+    mean, scale = torch.zeros(2, -(-n // LANES) * LANES)
     with torch.inference_mode():
-        for start in range(0, n, _CHUNK):
-            part = X[start : start + _CHUNK]
+        for start in range(0, n, BATCH):
+            part = X[start : start + BATCH]
             padded = np.zeros((-(-part.shape[0] // PAD) * PAD, *part.shape[1:]), dtype=float32)
             padded[: part.shape[0]] = part
-            mu, sd = net(torch.from_numpy(padded))
-            mean[start : start + _CHUNK] = mu[: part.shape[0], 0].numpy()
-            scale[start : start + _CHUNK] = sd[: part.shape[0], 0].numpy()
-    return mean, scale
+            mu, sd = net.heads(torch.from_numpy(padded))
+            mean[start : start + BATCH][: part.shape[0]] = mu[: part.shape[0], 0]
+            scale[start : start + BATCH][: part.shape[0]] = sd[: part.shape[0], 0]
+        mean, scale = bounded(mean, scale)
+    return mean[:n].numpy().astype(float64), scale[:n].numpy().astype(float64)
 
 
 def golden_input(seed: int, lookback: int) -> NDArray[float32]:
@@ -170,6 +187,47 @@ class LstmForecaster:
         mean, scale = predict_windows(self._net, X)
         unit = sigma * sqrt(self.horizon_bars)
         return RawForecast(mean=mean * unit, scale=scale * unit)
+
+    def predict_many(self, windows: Sequence[NDArray[float64]]) -> list[RawForecast]:
+        """Forecast many closes in batches over time: exactly what `predict` says of each, see `Batched`.
+
+        One at a time wherever this machine's kernels say otherwise of a window in another batch (they are asked once).
+        """
+        need, sizes = self.lookback + 1, [one.shape[0] for one in windows]
+        if not all(self._batch_alike(n) for n in set(sizes)):
+            return [self.predict(one) for one in windows]
+        rows = np.concatenate([one[:, -need:] for one in windows])
+        X = np.empty((len(rows), self.lookback, len(FEATURES)), dtype=float32)
+        sigma = np.empty(len(rows))
+        for start in range(0, len(rows), BATCH):
+            part = slice(start, start + BATCH)
+            X[part], sigma[part] = make_features(rows[part], self.lookback)
+        mean, scale = predict_windows(self._net, X)
+        unit = sigma * sqrt(self.horizon_bars)
+        cuts = np.cumsum(sizes)[:-1]
+        means, scales = np.split(mean * unit, cuts), np.split(scale * unit, cuts)
+        return [RawForecast(mean=mu, scale=sd) for mu, sd in zip(means, scales, strict=True)]
+
+    def _batch_alike(self, n: int) -> bool:
+        """Say whether windows are answered to the last bit alike ``n`` at a time and in full batches."""
+        hyper = self._manifest.hyper
+        key = (
+            hyper.hidden,
+            hyper.hidden_top,
+            self.lookback,
+            torch.get_num_threads(),
+            n,
+        )  # kernels are chosen by shapes
+        known = _ALIKE.get(key)
+        if known is None:
+            times = BATCH // n + 2 if n else 0
+            shape = (times * n, self.lookback, len(FEATURES))
+            X = np.random.default_rng(n).standard_normal(shape).astype(float32)
+            whole = np.concatenate(predict_windows(self._net, X))
+            parts = [predict_windows(self._net, one) for one in (np.split(X, times) if n else ())]
+            single = np.concatenate([np.concatenate([one[at] for one in parts]) for at in (0, 1)]) if n else whole
+            known = _ALIKE[key] = bool(np.array_equal(whole, single))
+        return known
 
     def self_test(self) -> None:
         """Compare the answers to the golden input with those of the trainer.

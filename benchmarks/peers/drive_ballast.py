@@ -20,8 +20,11 @@ STRATEGIES = {
 }
 
 
-def settings_text(case: kit.Case, scratch: Path, *, bar: str = "") -> str:
-    """Return a configuration whose limits do not bind and whose venue costs nothing but the fee."""
+def settings_text(case: kit.Case, scratch: Path, *, bar: str = "", model: str = "", lookback: int = 0) -> str:
+    """Return a configuration whose limits do not bind and whose venue costs nothing but the fee.
+
+    ``bar``, ``model`` and ``lookback`` take the place of the case's own.
+    """
     pairs = [f"{base}/USDT" for base in case.symbols]
     portfolio = case.kind == "portfolio"
     return f"""
@@ -33,8 +36,8 @@ state_dir = "{scratch}"
 [feed]
 backfill_bars = {kit.HISTORY + 1 if portfolio else 300}
 [forecast]
-model = "{"benchmarks.given:Momentum" if portfolio else "zero"}"
-lookback = {kit.MOMENTUM if portfolio else 2}
+model = "{model or ("benchmarks.given:Momentum" if portfolio else "zero")}"
+lookback = {lookback or (kit.MOMENTUM if portfolio else 2)}
 horizon_bars = 1
 shrink = "none"
 retrain_every = ""

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from daemon.backtest.ahead import NEVER_NS, Coming, ahead
 from daemon.backtest.data.trade_reader import read_trades
 from daemon.backtest.history import Panel
 from daemon.backtest.record import Record, Worker
@@ -125,6 +126,7 @@ def backtest(
     first: int,
     models: Path | None = None,
     trades: Path | None = None,
+    batched: bool = True,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
     say: Callable[[str], None] = lambda _line: None,
 ) -> Finished:
@@ -139,6 +141,9 @@ def backtest(
         current model serves throughout.
     trades
         A folder of recorded trades: fills, stops and bars come from them; None: from bars.
+    batched
+        Whether a pure forecaster is asked for many closes at once (``daemon.backtest.ahead``): quicker, never different.
+        With trades it never is, since the bars are not known before.
     progress, say
         Hear of bars done and of models trained.
 
@@ -153,7 +158,11 @@ def backtest(
     if models is not None and learns and worker.ready.learns:
         every_ns = settings.backtest.retrain_every_ns
         walk = WalkForward(settings, panel, models=models, worker=worker, every_ns=every_ns, say=say)
-    session = prepare(settings, panel, first=first, worker=worker, retrain=walk, trades=trades)
+    asked: Worker = worker
+    if batched and trades is None:
+        every = engine_config(settings).rebalance_every
+        asked = ahead(worker, lambda: Coming(panel, every=every, until_ns=lambda: walk.due_ns if walk else NEVER_NS))
+    session = prepare(settings, panel, first=first, worker=asked, retrain=walk, trades=trades)
     record = session.run(progress)
     return Finished(
         session, record, panel, first, tuple(walk.trained) if walk else (), tuple(walk.failed) if walk else ()

@@ -62,6 +62,11 @@ class WalkForward:
         self.trained: list[int] = []
         self.failed: list[str] = []
 
+    @property
+    def due_ns(self) -> int:
+        """Return the close from which another model may serve, 2**63 when none will."""
+        return self._due_ns
+
     def __call__(self, close_ns: int) -> Served | None:
         """Return the model that is served from now on when one was trained."""
         if close_ns < self._due_ns:

@@ -75,6 +75,11 @@ class InlineWorker:
         self._daily: NDArray[np.float64] | None = None
         self.ready = self.reload()
 
+    @property
+    def strategy(self) -> Strategy:
+        """Return the strategy that answers."""
+        return self._strategy
+
     def reload(self) -> Ready:
         """Load the model that is current now and return what is served; a refused model leaves the old one in place."""
         info = None

@@ -190,3 +190,17 @@ def test_snapshots_are_measured() -> None:
 
     assert found["raw_mb"] > found["written_mb"] > 0
     assert min(found["copy_ms"], found["felt_ms"], found["restore_ms"]) > 0
+
+
+def test_the_lstm_is_raced_against_itself_inside_a_backtest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three contestants on the same periods; asked ahead the backtest trades, and decides as when asked close by close."""
+    from benchmarks import portfolio_lstm
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(portfolio_lstm, "DATA", tmp_path / "data")
+    found = portfolio_lstm.run(1, assets=2, periods=12)
+    portfolio_lstm.report(found)
+
+    assert set(found["rate"]) == {"LSTM alone", "backtest", "by itself"}
+    assert 0.0 < found["ratio"] == found["ratios"][0]
+    assert found["orders"] > 0

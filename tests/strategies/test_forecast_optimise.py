@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from daemon.domain.signal import NoDecision, NoReason, Targets, View
 from strategies.artifact import BadArtifact
 from strategies.cvar import historical_cvar
-from strategies.forecast_optimise import UNKNOWN_SCALE, ForecastOptimise, sound_assets
+from strategies.forecast_optimise import UNKNOWN_SCALE, ForecastOptimise
 from strategies.forecaster import RawForecast
 from strategies.params import NS_PER_DAY, ForecastParams, NeedsSetup, OptimizerParams, StrategySetup
 from strategies.qp import FixedQP, Problem, Raw
@@ -336,22 +336,3 @@ def test_timings_come_from_the_injected_stopwatch() -> None:
 
     assert (timed.timings.features_ns, timed.timings.forecast_ns, timed.timings.solve_ns) == (20, 10, 10)
     assert timed.timings.raw_skill == 0.2
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.integers(0, 3), st.integers(0, 5), st.integers(0, 4),
-            st.sampled_from([np.nan, np.inf, -np.inf, 0.0, -1.0, 1e300]),
-        ),
-        max_size=4,
-    )
-)  # fmt: skip
-def test_soundness_is_judged_asset_by_asset(spoilt: list[tuple[int, int, int, float]]) -> None:
-    """Whatever stands in a window, whole or broken: an asset is sound when all is finite and its prices are positive."""
-    bars = np.random.default_rng(1).uniform(1.0, 2.0, (4, 6, 5))
-    for asset, bar, column, value in spoilt:
-        bars[asset, bar, column] = value
-    sound = [bool(np.isfinite(one).all() and (one[:, :4] > 0.0).all()) for one in bars]
-
-    assert sound_assets(bars).tolist() == sound

@@ -9,8 +9,8 @@ import torch
 
 from strategies.artifact import Artifact, BadArtifact, Hyper, load_artifact, load_forecaster
 from strategies.features import make_features
-from strategies.forecaster import Forecaster
-from strategies.lstm import MEAN_MAX, LstmForecaster, LstmNet, predict_windows
+from strategies.forecaster import Batched, Forecaster
+from strategies.lstm import BATCH, MEAN_MAX, LstmForecaster, LstmNet, predict_windows
 from tests.strategies.forecast_kit import BAR_NS, earned, random_bars, saved
 
 
@@ -100,6 +100,48 @@ def test_predict_is_in_simple_returns(artifact: Artifact) -> None:
     assert (raw.scale > 0).all()
     assert np.array_equal(raw.mean, forecaster.predict(bars[:, -61:]).mean)
     assert np.array_equal(raw.mean, LstmForecaster.from_artifact(artifact).predict(bars).mean)
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_many_closes_at_once_are_answered_as_one_by_one(
+    artifact: Artifact, alike: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, across the borders of batches, with assets that come and go, whatever the machine's kernels do."""
+    forecaster = LstmForecaster.from_artifact(artifact)
+    assert isinstance(forecaster, Batched)
+    bars = random_bars(8, 30, 100)
+    windows = [bars[: 30 - 10 * (end % 3), end - 61 : end] for end in range(61, 100)]
+    if not alike:
+        monkeypatch.setattr(forecaster, "_batch_alike", lambda _n: False)
+    many = forecaster.predict_many(windows)
+
+    assert len(many) == len(windows)
+    assert sum(len(one) for one in windows) > 2 * BATCH
+    for window, raw in zip(windows, many, strict=True):
+        alone = forecaster.predict(window)
+        assert np.array_equal(raw.mean, alone.mean)
+        assert np.array_equal(raw.scale, alone.scale)
+        assert raw.mean.any()
+
+
+def test_a_machine_whose_batches_differ_is_found_out(artifact: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where full batches answer with other bits, the probe says so and each close is asked for by itself."""
+    forecaster = LstmForecaster.from_artifact(artifact)
+    plain = LstmNet.heads
+
+    def uneven(net: LstmNet, X: torch.Tensor, last: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, scale = plain(net, X, last)
+        return mean, scale + (1e-6 if len(X) > 64 else 0.0)
+
+    monkeypatch.setattr("strategies.lstm._ALIKE", {})
+    monkeypatch.setattr(LstmNet, "heads", uneven)
+    bars = random_bars(9, 20, 90)
+    windows = [bars[:, end - 61 : end] for end in range(61, 90)]
+    many = forecaster.predict_many(windows)
+
+    assert all(
+        np.array_equal(one.scale, forecaster.predict(each).scale) for one, each in zip(many, windows, strict=True)
+    )
 
 
 def test_what_it_tells_about_itself(tmp_path: Path) -> None:
