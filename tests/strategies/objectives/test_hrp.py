@@ -112,7 +112,7 @@ def test_what_a_group_may_not_hold_goes_to_the_others() -> None:
 def test_correlation_groups() -> None:
     """Two blocks of correlated assets are two groups; more groups than assets are as many as there are assets."""
     block = np.full((3, 3), 0.9) + 0.1 * np.eye(3)
-    S = np.kron(np.eye(2), block) * 1e-4
+    S: Floats = np.asarray(np.kron(np.eye(2), block) * 1e-4, dtype=np.float64)
     groups = correlation_groups(S, 2)
     assert groups.of.tolist() == [0, 0, 0, 1, 1, 1]
     assert groups.names == ("cluster 0", "cluster 1")
