@@ -93,11 +93,12 @@ class Engine:
         """Take one event and return what it asks the world to do."""
         if type(event) is Tick:
             return self.on_tick(event)
+        state = self.state
         if type(event) is Book:
-            self.state.now_ns = max(self.state.now_ns, event.ts_recv_ns)
+            if event.ts_recv_ns > state.now_ns:  # noqa: PLR1730 - as for trades
+                state.now_ns = event.ts_recv_ns
             self.markets.book(event)
             return NONE
-        state = self.state
         if type(event) is not Fill:
             ts_ns = event.ts_recv_ns if type(event) is Malformed else event.ts_ns  # type: ignore[union-attr]  # the rest has it
             state.now_ns = max(state.now_ns, ts_ns)
