@@ -207,10 +207,11 @@ def _served(
             f"model {asked.name} has seen bars up to {_day(seen_ns)}, the first test window begins {_day(opens_ns)}: "
             "its results would be hindsight; take a later --start, fewer --folds or newer data"
         )
-    needed = {"lookback": ground.lookback, "horizon_bars": ground.horizon_bars}
-    for key, value in needed.items():
-        if (have := getattr(forecaster, key)) != value:
-            raise BadModel(f"model {asked.name}: {key} is {have}, forecast.{key} is configured as {value}")
+    if forecaster.horizon_bars != ground.horizon_bars:
+        raise BadModel(
+            f"model {asked.name} forecasts {forecaster.horizon_bars} bars ahead, forecast.horizon_bars is "
+            f"{ground.horizon_bars}"
+        )
     return forecaster, folder
 
 
@@ -287,11 +288,15 @@ def _predict_single(
     ground: Ground, asked: Asked, forecaster: "Forecaster", place: NDArray[int64]
 ) -> tuple[Floats, Floats]:
     bars, back = ground.history.bars, max(forecaster.lookback, ground.lookback)
+    if int(place.min()) < back:
+        raise BadModel(
+            f"model {asked.name} reads {back} bars, {int(place.min())} lie before its first forecast: take fewer --folds"
+        )
     mean = np.empty((bars.shape[0], place.size))
     scale = np.empty_like(mean)
     for at, end in enumerate(place.tolist()):
         try:
-            raw = forecaster.predict(bars[:, max(0, end - back) : end + 1])
+            raw = forecaster.predict(bars[:, end - back : end + 1])
         except Exception as error:
             raise BadModel(f"model {asked.name} raised {type(error).__name__}: {error}") from error
         if raw.mean.shape != (bars.shape[0],) or raw.scale.shape != (bars.shape[0],):

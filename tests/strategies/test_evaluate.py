@@ -109,6 +109,15 @@ class OtherHorizon(Mine):
         return cls(horizon_bars=horizon_bars + 1, lookback=lookback)
 
 
+class Long(Mine):
+    """A model that reads more bars than there are."""
+
+    @property
+    def lookback(self) -> int:
+        """Return a year."""
+        return 8_760
+
+
 @pytest.mark.parametrize("name", ["ewma", f"{ME}:Mine"])
 def test_the_future_moves_nothing(name: str, tmp_path: Path) -> None:
     """Bars changed from the middle of a window on: forecasts and issued widths before are the same bits."""
@@ -214,7 +223,8 @@ def test_names_of_models(tmp_path: Path) -> None:
         (f"{ME}:Raises", "Raises raised KeyError: 'gone'"),
         (f"{ME}:Short", r"Short forecast \(1,\) means for 3 assets"),
         (f"{ME}:CannotLoad", "CannotLoad cannot be loaded: RuntimeError: no weights"),
-        (f"{ME}:OtherHorizon", "horizon_bars is 4, forecast.horizon_bars is configured as 3"),
+        (f"{ME}:OtherHorizon", "OtherHorizon forecasts 4 bars ahead, forecast.horizon_bars is 3"),
+        (f"{ME}:Long", r"Long reads 8760 bars, \d+ lie before its first forecast"),
         (f"{ME}:Gone", "cannot be imported"),
         ("no.such.module:Class", "cannot be imported"),
     ],

@@ -71,11 +71,9 @@ def ic_plot(field: Field, named: Sequence[tuple[str, Figures]]) -> Plot:
 
 
 def coverage_plot(named: Sequence[tuple[str, Figures]]) -> Plot:
-    """Return what intervals held against what they promised."""
-    promised = list(LEVELS)
-    data: list[Tree] = [
-        {"type": "scatter", "mode": "lines", "name": "Promise", "x": promised, "y": promised, "line": {"color": GREY}}
-    ]
+    """Return how much more, or less, intervals held than they promised."""
+    promised = np.array(LEVELS)
+    data: list[Tree] = []
     for at, (name, found) in enumerate(named):
         for kind in KINDS:
             shares = np.array([np.nan if one is None else one for one in getattr(found.overall, kind)])
@@ -84,12 +82,12 @@ def coverage_plot(named: Sequence[tuple[str, Figures]]) -> Plot:
                     "type": "scatter",
                     "mode": "lines+markers",
                     "name": label(f"{name}, {SAYS[kind]}"),
-                    "x": promised,
-                    "y": significant(shares, SHARE_DIGITS),
+                    "x": promised.tolist(),
+                    "y": significant(shares - promised, SHARE_DIGITS),
                     "line": {"color": _colour(at), "dash": DASHES[kind]},
                 }
             )
-    layout = {"xaxis": axis("Promised", tickformat=".0%"), "yaxis": axis("Held", tickformat=".0%")}
+    layout = {"xaxis": axis("Promised", tickformat=".0%"), "yaxis": axis("Held, less promised", tickformat=".0%")}
     return Plot("intervals", "Intervals", data, layout, half=True)
 
 
