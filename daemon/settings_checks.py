@@ -27,6 +27,8 @@ def contradictions(settings: Settings) -> list[str]:
             f"risk.max_weight = {risk.max_weight:g}: {assets} assets reach {reachable:g} of equity, but fully_invested "
             f"aims at {aim:g} (1 - risk.min_cash); raise max_weight, add assets or set optimizer.fully_invested = false"
         )
+    if settings.optimizer.objective == "kelly" and not settings.optimizer.risk_tolerance > 0:
+        lines.append("optimizer.risk_tolerance = 0: the fraction of objective kelly; set it above 0, such as 0.5")
     if settings.feed.grace_ms * 1_000_000 > settings.bar_ns / 2:
         lines.append(
             f"feed.grace_ms = {settings.feed.grace_ms}: more than half of bar = {settings.bar}; "

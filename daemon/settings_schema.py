@@ -26,6 +26,7 @@ from daemon.settings_values import (
     exchange_ids,
     parse_capital,
 )
+from strategies.params import Objective
 
 UNIVERSE_MAX = 500
 """Most pairs one instance trades: the websocket and optimiser sizes that are tested."""
@@ -141,15 +142,13 @@ class ForecastTable(Section):
 class Optimizer(Section):
     """The convex problem."""
 
-    objective: Literal["mean_variance"] = "mean_variance"
+    objective: Objective = "mean_variance"
     risk_tolerance: float = Field(default=0.25, ge=0, le=10, description="1 = full Kelly")
     covariance: Literal["sample", "ewma", "ledoit_wolf", "factor"] = "ledoit_wolf"
     fully_invested: bool = Field(default=False, description="true: soft aim of sum(w) = 1 - min_cash")
     rebalance_every: int = Field(default=1, ge=1, le=100_000, description="bars between decisions")
     cost_bps: float = Field(default=10.0, ge=0, le=1000, description="one way, fee + half spread, once per horizon")
-    turnover_max: float = Field(
-        default=0.5, gt=0, le=2, description="per decision, fraction of equity; never limits a reduction"
-    )
+    turnover_max: float = Field(default=0.5, gt=0, le=2, description="a decision's, of equity; never limits reductions")
     turnover_max_day: float = Field(default=2.0, gt=0, le=1000)
 
 

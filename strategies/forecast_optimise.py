@@ -10,8 +10,10 @@ from daemon.domain.signal import Forecast, NoDecision, NoReason, Targets, View
 from strategies.artifact import BadArtifact, load_forecaster
 from strategies.covariance import RETURNS_MAX, NoCovariance, estimate_factors, factor_count, returns_of
 from strategies.cvar import scale_down
+from strategies.objectives.portfolio import Portfolio
 from strategies.optimise import NoSolution, Optimiser, Solution
 from strategies.params import ModelInfo, StrategySetup, Timings
+from strategies.risk_models import horizon_scenarios
 from strategies.skill import NotFinite, Shrink, apply_skill
 from strategies.usable import bars_needed, sound_assets
 
@@ -46,7 +48,7 @@ class ForecastOptimise:
         self._forecaster: Forecaster | None = None
         self._why_not = "strategy was not set up"
         self._through: Callable[[Forecaster], Forecaster] | None = None
-        self._optimiser: Optimiser | None = None
+        self._optimiser: Optimiser | Portfolio | None = None
         self._optimiser_size = 0
         self._monotonic_ns: Callable[[], int] = int
         self._timings = Timings()
@@ -124,10 +126,14 @@ class ForecastOptimise:
         if self._forecaster is not None:
             self._forecaster = wrap(self._forecaster)
 
-    def _optimiser_for(self, n: int, setup: StrategySetup) -> Optimiser:
+    def _optimiser_for(self, n: int, setup: StrategySetup) -> Optimiser | Portfolio:
         """Return the compiled optimiser for ``n`` assets; compiled again only when the universe changes its size."""
         if self._optimiser is None or self._optimiser_size != n:
-            self._optimiser = Optimiser(n, setup.optimizer, factor_count(n, setup.optimizer.covariance))
+            params = setup.optimizer
+            if params.objective == "mean_variance":
+                self._optimiser = Optimiser(n, params, factor_count(n, params.covariance))
+            else:
+                self._optimiser = Portfolio(n, params)
             self._optimiser_size = n
         return self._optimiser
 
@@ -140,15 +146,22 @@ class ForecastOptimise:
     ) -> tuple[Targets | NoDecision, str]:
         """Solve and scale; return the answer and a note on solvers that failed on the way."""
         w0 = np.array(view.weights, dtype=np.float64)
-        solution = self._optimiser_for(len(view.symbols), setup).solve(
-            np.array(forecasts.forecast.mean, dtype=np.float64),
-            *factors,
-            w0=w0,
-            caps=np.array(view.caps, dtype=np.float64),
-            frozen=np.array(view.frozen, dtype=np.bool_) | ~forecasts.sound,
-            turnover_left=view.turnover_left,
-            symbols=view.symbols,
-        )
+        mean = np.array(forecasts.forecast.mean, dtype=np.float64)
+        caps = np.array(view.caps, dtype=np.float64)
+        frozen = np.array(view.frozen, dtype=np.bool_) | ~forecasts.sound
+        optimiser = self._optimiser_for(len(view.symbols), setup)
+        if isinstance(optimiser, Portfolio):
+            scenarios = _scenarios(view, forecasts.sound, mean, setup) if optimiser.needs_scenarios else None
+            if isinstance(scenarios, NoDecision):
+                return scenarios, ""
+            solution = optimiser.solve(
+                mean, *factors, w0=w0, caps=caps, frozen=frozen, turnover_left=view.turnover_left,
+                symbols=view.symbols, scenarios=scenarios,
+            )  # fmt: skip
+        else:
+            solution = optimiser.solve(
+                mean, *factors, w0=w0, caps=caps, frozen=frozen, turnover_left=view.turnover_left, symbols=view.symbols
+            )
         if isinstance(solution, NoSolution):
             return NoDecision(NoReason.NOT_FINITE, solution.reason), ""
         return _targets(view, solution, forecasts.forecast, setup, w0=w0), "; ".join(solution.tried)
@@ -220,23 +233,39 @@ def _factors(
 
     The others get no variance: they are frozen, and without mean or risk nothing pays for the cost of selling them.
     """
-    whole = bool(sound.all())
-    closes = view.bars[:, -(RETURNS_MAX + 1) :, CLOSE].T
-    common = np.ascontiguousarray(closes if whole else closes[:, sound])
-    if not bool(common.min() > 0.0 and common.max() < np.inf):
-        usable = (np.isfinite(common) & (common > 0.0)).all(axis=1)
-        common = common[int(np.flatnonzero(~usable)[-1]) + 1 :]
     estimated = estimate_factors(
-        returns_of(common.T), method=setup.optimizer.covariance, horizon_bars=setup.forecast.horizon_bars
+        _returns(view, sound), method=setup.optimizer.covariance, horizon_bars=setup.forecast.horizon_bars
     )
     if isinstance(estimated, NoCovariance):
         return NoDecision(NoReason.NOT_FINITE, estimated.detail)
     F_sound, D_sound = estimated
-    if whole:
+    if bool(sound.all()):
         return F_sound, D_sound
     F, D = np.zeros((sound.size, F_sound.shape[1])), np.zeros(sound.size)
     F[sound], D[sound] = F_sound, D_sound
     return F, D
+
+
+def _returns(view: View, sound: "NDArray[np.bool_]") -> "NDArray[np.float64]":
+    """Return simple returns per bar (n_bars, n_sound) of the sound assets, over the bars all of them have."""
+    closes = view.bars[:, -(RETURNS_MAX + 1) :, CLOSE].T
+    common = np.ascontiguousarray(closes if bool(sound.all()) else closes[:, sound])
+    if not bool(common.min() > 0.0 and common.max() < np.inf):
+        usable = (np.isfinite(common) & (common > 0.0)).all(axis=1)
+        common = common[int(np.flatnonzero(~usable)[-1]) + 1 :]
+    return returns_of(common.T)
+
+
+def _scenarios(
+    view: View, sound: "NDArray[np.bool_]", mean: "NDArray[np.float64]", setup: StrategySetup
+) -> "NDArray[np.float64] | NoDecision":
+    """Return scenarios (T, n_assets) over the horizon around the forecast; an asset that is not sound moves in none."""
+    found = horizon_scenarios(_returns(view, sound), mean[sound], horizon_bars=setup.forecast.horizon_bars)
+    if isinstance(found, NoCovariance):
+        return NoDecision(NoReason.WARMING_UP, found.detail)
+    whole = np.zeros((found.shape[0], sound.size))
+    whole[:, sound] = found
+    return whole
 
 
 def _targets(

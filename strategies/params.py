@@ -1,12 +1,16 @@
 """What the configuration tells the reference strategy, with durations in nanoseconds and shares as fractions."""
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Objective: TypeAlias = Literal[
+    "mean_variance", "min_variance", "max_sharpe", "kelly", "risk_parity", "hrp", "min_cvar", "equal_weight"
+]
+"""What the optimiser may be asked for: ``strategies/optimise.py`` has the first, ``strategies/objectives`` the others."""
 NS_PER_DAY = 86_400 * 1_000_000_000
 
 

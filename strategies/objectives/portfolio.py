@@ -1,6 +1,6 @@
 """Every objective behind one call, with the shape of ``strategies.optimise.Optimiser``: numbers in, verified weights out."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from strategies.objectives.quadratic import EqualWeight, MinimumVariance, equal_
 from strategies.objectives.risk_parity import RiskParity, ccd_minimum, newton_minimum
 from strategies.objectives.sharpe import MaximumSharpe, net_return
 from strategies.optimise import BPS, NoSolution, Solution
-from strategies.params import OptimizerParams
+from strategies.params import Objective, OptimizerParams
 from strategies.shadow import Price, prices
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ UNITS = {
     "min_cvar": "tail loss",
 }
 """What a shadow price of an objective is measured in; the others have no prices."""
-OBJECTIVES = ("min_variance", "max_sharpe", "kelly", "risk_parity", "hrp", "min_cvar", "equal_weight")
+OBJECTIVES = tuple(name for name in get_args(Objective) if name != "mean_variance")
 NEEDS_SCENARIOS = ("kelly", "min_cvar")
 BINDING_TOLERANCE = 1e-6
 
@@ -56,6 +56,11 @@ class Portfolio:
         self._groups = no_groups(n) if groups is None else groups
         self._steps = _steps(params, n, self._groups)
         self.prices: tuple[Price, ...] = ()
+
+    @property
+    def needs_scenarios(self) -> bool:
+        """Say whether ``solve`` must be given scenarios."""
+        return self._params.objective in NEEDS_SCENARIOS
 
     @property
     def params(self) -> OptimizerParams:
