@@ -10,11 +10,15 @@ from daemon.domain.market import Bar, BarFlag
 
 
 class Longer:
-    """Closed candles of a longer interval, built once; ``until`` returns the newest before a time."""
+    """Closed candles of a longer interval, built once; ``until`` returns the newest ``most`` before a time.
 
-    def __init__(self, panel: Panel, interval_ns: int, most: int) -> None:
+    ``news`` returns them for an event; when ``piecemeal``, without those that it returned before.
+    """
+
+    def __init__(self, panel: Panel, interval_ns: int, most: int, *, piecemeal: bool = False) -> None:
         self.interval_ns = interval_ns
         self._most = most
+        self._piecemeal = piecemeal
         self._bars: list[tuple[Bar, ...]] = []
         self._closes: list[list[int]] = []
         groups = panel.open_ns // interval_ns
@@ -32,11 +36,21 @@ class Longer:
                     bars.append(_merge(symbol, open_ns, open_ns + interval_ns, rows))
             self._bars.append(tuple(bars))
             self._closes.append([bar.close_ns for bar in bars])
+        self._told = [0] * len(self._bars)
 
     def until(self, number: int, time_ns: int) -> tuple[Bar, ...]:
         """Return a symbol's newest candles that had closed at a time, oldest first."""
         end = bisect_right(self._closes[number], time_ns)
         return self._bars[number][max(0, end - self._most) : end]
+
+    def news(self, number: int, time_ns: int) -> tuple[tuple[Bar, ...], int]:
+        """Return what is to be told of the newest candles, and how many of those told before still count."""
+        if not self._piecemeal:
+            return self.until(number, time_ns), 0
+        end = bisect_right(self._closes[number], time_ns)
+        start = max(0, end - self._most)
+        told, self._told[number] = self._told[number], end
+        return self._bars[number][max(start, told) : end], max(0, told - start)
 
 
 def _merge(symbol: str, open_ns: int, close_ns: int, rows: NDArray[np.float64]) -> Bar:

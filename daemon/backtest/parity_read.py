@@ -59,7 +59,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     prices: dict[str, float]
     memory: str
     sent_ns: tuple[int, ...]
-    daily: dict[str, tuple[float, ...]]
+    daily: dict[str, bytes]
     equity: Decimal
     epoch: int
 

@@ -4,6 +4,7 @@ The ground is what the recorded engine stood on when it asked its worker, and wh
 way and memory, brought as a restart brings them, and the books. Bars, time and executions are the backtest's own.
 """
 
+from array import array
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
@@ -231,7 +232,8 @@ class Twin(Engine):
         """Tell the daily closes that the recorded run knew, when they are others than were told last."""
         for symbol, closes in moment.daily.items():
             if self.state.daily.get(symbol) != closes:
-                bars = tuple(Bar(symbol, 0, 0, c, c, c, c, 0.0, 0, -1, -1, BarFlag.BACKFILLED) for c in closes)
+                values = array("d", closes)
+                bars = tuple(Bar(symbol, 0, 0, c, c, c, c, 0.0, 0, -1, -1, BarFlag.BACKFILLED) for c in values)
                 super().process(Candles(symbol, DAY_NS, bars, self.state.now_ns))
 
     def _bring(self, at: int) -> None:

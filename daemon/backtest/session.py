@@ -139,7 +139,7 @@ class Session:
         self._turns = frozenset((first, *self._begin, *self._end, *ends, *outages))
         """Places at which somebody may begin or cease to be traded, or nobody is."""
         self._open_ns: list[int] = panel.open_ns.tolist()
-        self._daily = Longer(panel, DAY_NS, DAILY_BARS)
+        self._daily = Longer(panel, DAY_NS, DAILY_BARS, piecemeal=True)
         self._hourly = Longer(panel, HOUR_NS, HOURLY_BARS) if config.limits.volatility_stop else None
 
     def _make_venue(self, config: VenueConfig) -> BarVenue:
@@ -310,9 +310,9 @@ class Session:
             if kept is None or (boundary % kept.interval_ns and not always):
                 continue
             for number, symbol in enumerate(self._panel.symbols):
-                bars = kept.until(number, boundary)
+                bars, follows = kept.news(number, boundary)
                 if bars:
-                    self._emit(Candles(symbol, kept.interval_ns, bars, now))
+                    self._emit(Candles(symbol, kept.interval_ns, bars, now, follows))
 
     def _rearm(self, now: int) -> None:
         """Count latched halts and lift each after its time."""

@@ -12,7 +12,6 @@ import numpy as np
 
 from daemon.core.buffers import ROW_FIELDS
 from daemon.core.engine import Engine
-from daemon.core.pack import pack
 from daemon.core.run import Runner
 from daemon.core.snapshot import freeze, pieces
 from daemon.core.snapshot_restore import difference, restore
@@ -297,6 +296,6 @@ def seed_of(engine: Engine, until_ns: int) -> Seed:
     return Seed(
         symbols=state.symbols,
         rows=rows,
-        daily=tuple(pack(state.daily.get(symbol, ())) for symbol in state.symbols),
+        daily=tuple(state.daily.get(symbol, b"") for symbol in state.symbols),
         bar_ns=engine.config.bar_ns,
     )

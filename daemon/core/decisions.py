@@ -4,7 +4,6 @@ from daemon.core import submit as door
 from daemon.core.causes import REPEATED, STARTING
 from daemon.core.columns import Columns
 from daemon.core.config import EngineConfig
-from daemon.core.pack import pack
 from daemon.core.pieces import PIECE, Work, quietly
 from daemon.core.planner import PlanRequest, decision_id, pieces
 from daemon.core.state import State
@@ -107,10 +106,10 @@ class Decisions:
         return (Seed(self._state.symbols, self._columns.seed_rows(), daily, self._config.bar_ns),)
 
     def _daily(self) -> tuple[bytes, ...]:
-        """Return the daily closes of every symbol, packed; the worker knows them then."""
+        """Return the daily closes of every symbol; the worker knows them then."""
         self.new_days = False
         daily = self._state.daily
-        return tuple(pack(daily.get(symbol, ())) for symbol in self._state.symbols)
+        return tuple([daily.get(symbol, b"") for symbol in self._state.symbols])
 
     # ------------------------------------------------------------------ asking
 

@@ -6,7 +6,6 @@ acks, fills, answers ─▶ blotter, account
 """
 
 from collections.abc import Callable
-from operator import attrgetter
 from typing import ClassVar, Never
 
 from daemon.core import causes as cause
@@ -18,6 +17,7 @@ from daemon.core.exitdesk import ExitDesk
 from daemon.core.markets import Markets
 from daemon.core.memory import recall, remember
 from daemon.core.orderdesk import OrderDesk
+from daemon.core.pack import closes_after
 from daemon.core.ranges import judge_range
 from daemon.core.silence import silence
 from daemon.core.state import State
@@ -57,7 +57,6 @@ from daemon.domain.orders import Cause, Fill, OrderUpdate
 from risk.money import ZERO, exact
 
 NONE: tuple[Effect, ...] = ()
-CLOSE_OF = attrgetter("close")
 LOSS_EVERY_NS = NS_PER_S
 DAY_NS = 86_400 * NS_PER_S
 LAG_CLEAR_NS = 5 * NS_PER_S
@@ -139,7 +138,8 @@ class Engine:
 
     def _candles(self, event: Candles) -> tuple[Effect, ...]:
         if event.interval_ns == DAY_NS:
-            self.state.daily[event.symbol] = tuple(map(CLOSE_OF, event.bars))
+            daily = self.state.daily
+            daily[event.symbol] = closes_after(daily.get(event.symbol, b""), event.follows, event.bars)
             self.decisions.new_days = True
         else:
             self.exits.candles(event)

@@ -1,8 +1,16 @@
 """Arrays as bytes, for events that cross a process border."""
 
-import numpy as np
+from array import array
+from collections.abc import Iterable
+from operator import attrgetter
+
+from daemon.domain.market import Bar
+
+FLOAT_BYTES = 8
+_close = attrgetter("close")
 
 
-def pack(values: tuple[float, ...]) -> bytes:
-    """Return the bytes of a float64 array."""
-    return np.asarray(values, dtype=np.float64).tobytes()
+def closes_after(known: bytes, follows: int, bars: Iterable[Bar]) -> bytes:
+    """Return the newest ``follows`` of the closes in ``known``, then those of ``bars``, as the bytes of float64."""
+    kept = known[-FLOAT_BYTES * follows :] if follows else b""
+    return kept + array("d", map(_close, bars)).tobytes()

@@ -52,7 +52,8 @@ class State:
         self.breaks = 0
         self.break_clocks = Breaks()
         self.external_orders = 0
-        self.daily: dict[str, tuple[float, ...]] = {}
+        self.daily: dict[str, bytes] = {}
+        """Daily closes by symbol, oldest first, as the bytes of float64: that is how they travel to the worker."""
         self.model = ""
         self.model_trained_ns = 0
         self.losses = LossVerdict(drawdown=0.0, daily_loss=0.0, drawdown_hit=False, daily_loss_hit=False, known=False)

@@ -119,6 +119,7 @@ class Candles(msgspec.Struct, frozen=True, tag=True):
     interval_ns: int
     bars: tuple[Bar, ...]
     ts_ns: int
+    follows: int = 0  # daily ones: how many of the newest told before still count, in front of these
 
 
 class Confirmed(msgspec.Struct, frozen=True, tag=True):

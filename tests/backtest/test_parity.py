@@ -147,7 +147,7 @@ def test_daily_closes_are_those_the_run_was_told(tmp_path: Path) -> None:
     stretch, twin, _ = twinned(run)
 
     agree(result)
-    assert [len(one.moment.daily.get("BTC/USDT", ())) for one in stretch.asked] == [6] * 7 + [9] * 8 + [4] * 4
+    assert [len(one.moment.daily.get("BTC/USDT", b"")) / 8 for one in stretch.asked] == [6] * 7 + [9] * 8 + [4] * 4
     assert twin.state.daily == stretch.asked[-1].moment.daily
 
 

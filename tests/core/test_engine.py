@@ -562,6 +562,22 @@ def test_new_daily_closes_go_with_the_next_question_alone() -> None:
     assert only(second, Decide).daily == ()
 
 
+def test_daily_closes_may_come_one_by_one() -> None:
+    """A close told alone joins so many of those told before; told without a number it replaces them."""
+    driver = Driver().start()
+    day = 86_400 * NS_PER_S
+
+    def tell(closes: tuple[float, ...], follows: int) -> bytes:
+        bars = tuple(Bar("BTC/USDT", 0, day, c, c, c, c, 1.0, 1, -1, -1, BarFlag.BACKFILLED) for c in closes)
+        driver.send(Candles("BTC/USDT", day, bars, driver.now_ns, follows))
+        return driver.engine.state.daily["BTC/USDT"]
+
+    assert tell((1.0, 2.0, 3.0), 0) == array("d", [1.0, 2.0, 3.0]).tobytes()
+    assert tell((4.0,), 2) == array("d", [2.0, 3.0, 4.0]).tobytes()
+    assert tell((5.0,), 9) == array("d", [2.0, 3.0, 4.0, 5.0]).tobytes()
+    assert tell((6.0,), 0) == array("d", [6.0]).tobytes()
+
+
 def test_every_event_has_what_takes_it() -> None:
     """The table of handlers holds exactly the events there are, ticks and books apart, which have a shorter way."""
     assert Engine.HANDLERS.keys() == set(get_args(Event)) - {Tick, Book}
