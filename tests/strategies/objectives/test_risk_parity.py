@@ -17,6 +17,9 @@ from strategies.objectives.risk_parity import (
 )
 from tests.strategies.objectives.kit import KINDS, Floats, case_for, instance, params_for, solve
 
+DEFINITE = tuple(kind for kind in KINDS if kind not in ("rank_one", "repeated"))
+"""Singular ones may not converge (docs/optimiser.md): that their answer keeps every limit is tested with the ladder."""
+
 
 def covariance(n: int, seed: int) -> Floats:
     """A full-rank covariance of horizon returns, correlations of both signs."""
@@ -47,7 +50,7 @@ def test_two_assets_are_weighted_by_inverse_volatility() -> None:
 
 
 @settings(max_examples=30)
-@given(st.integers(0, 2**16), st.sampled_from([2, 5, 11]), st.sampled_from(KINDS))
+@given(st.integers(0, 2**16), st.sampled_from([2, 5, 11]), st.sampled_from(DEFINITE))
 def test_at_a_bound_an_asset_contributes_less_and_the_others_the_same(seed: int, n: int, kind: str) -> None:
     """Richard and Roncalli (2019): free assets share one contribution, those at their bound are below it."""
     one = msgspec.structs.replace(instance(n, seed, kind=kind, limited=False), caps=np.full(n, 1.4 / n))
