@@ -19,6 +19,7 @@ from strategies import covariance
 from strategies.baselines import Ewma
 from strategies.forecast_optimise import ForecastOptimise
 from strategies.forecaster import RawForecast
+from strategies.optimise import Optimiser
 from strategies.qp import Problem, Raw
 
 MODE: Final = "mode"
@@ -148,7 +149,7 @@ class Solver(ForecastOptimise):
         """Decide with solvers that fail, or with the real ones."""
         folder = Path(str(params["folder"]))
         mode, optimiser = _mode(folder), self._optimiser
-        if optimiser is not None:
+        if isinstance(optimiser, Optimiser):
             self._sound = self._sound or optimiser._rungs
             spoilt = tuple((name, _Rung(mode)) for name, _ in self._sound)
             optimiser._rungs = spoilt if mode else self._sound
