@@ -278,8 +278,8 @@ def test_two_runs_are_compared_question_by_question() -> None:
 
 def test_an_engine_that_looks_ahead_is_found(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Daily candles that are told before their day has closed: nobody but the run as a whole can notice."""
-    told = Longer.until
-    monkeypatch.setattr(Longer, "until", lambda self, number, time_ns: told(self, number, time_ns + 24 * HOUR_NS))
+    told = Longer.news
+    monkeypatch.setattr(Longer, "news", lambda self, number, time_ns: told(self, number, time_ns + 24 * HOUR_NS))
     found = only(look(place, "honest:Everything"))
 
     assert (found.experiment, found.leak) == ("engine", True)
