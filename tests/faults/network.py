@@ -57,10 +57,16 @@ def buys(trial: Trial, since_ns: int) -> list[Tree]:
 
 
 def exact_bars(trial: Trial) -> None:
-    """Assert that every bar of the last minute is exactly the exchange's own candle, and that none is missing."""
+    """Assert that every bar of the last minute is exactly the exchange's own candle, and that none is missing.
+
+    A bar that closed without trades which a repair brought is fetched anew, a request each: that is waited for.
+    """
     trial.daemon.wait_bars(2)
-    wrong = {symbol: found for symbol in SYMBOLS if (found := trial.daemon.wrong_bars(symbol))}
-    assert not wrong, wrong
+
+    def wrong() -> dict[str, list[Tree]]:
+        return {symbol: found for symbol in SYMBOLS if (found := trial.daemon.wrong_bars(symbol))}
+
+    until(lambda: not wrong(), timeout_s=15, what="bars to be mended", why=wrong)
 
 
 # ---------------------------------------------------------------- one request
