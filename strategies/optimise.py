@@ -19,13 +19,13 @@ is always feasible. The objective is divided by its largest coefficient, so one 
 of a day.
 """
 
-from math import isnan
 from typing import TYPE_CHECKING, Protocol
 
 import cvxpy as cp
 import msgspec
 import numpy as np
 
+from strategies.inputs import fault_of
 from strategies.limits import VERIFY_TOLERANCE as VERIFY
 from strategies.limits import Limits, binding_names, hold, limits_of, project, violation
 from strategies.params import OptimizerParams
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 BPS = 1e-4
 CLARABEL_SETTINGS = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10, "max_iter": 200, "max_threads": 1}
 """Fixed tolerances and iteration limits, never seconds: equal inputs give equal weights on any day."""
-COEFFICIENT_MAX = 1e100
-"""Inputs larger than this are refused: their squares leave float64."""
 DETAIL_CHARS_MAX = 200
 
 
@@ -192,7 +190,7 @@ class Optimiser:
         turnover_left : largest sum of increases
         symbols : names used in ``binding``; positions when empty
         """
-        fault = self._fault(mean, F, D, w0=w0, caps=caps, frozen=frozen, turnover_left=turnover_left)
+        fault = fault_of(self._n, mean, F, D, w0=w0, caps=caps, frozen=frozen, turnover_left=turnover_left, k=self._k)
         if fault:
             return NoSolution(fault)
         params = self._params
@@ -220,34 +218,6 @@ class Optimiser:
             hold(limits), limits, problem, scale,
             status="failed", rung="hold", names=names, shadow=(), tried=tuple(tried),
         )  # fmt: skip
-
-    def _fault(
-        self,
-        mean: "NDArray[np.float64]",
-        F: "NDArray[np.float64]",
-        D: "NDArray[np.float64]",
-        *,
-        w0: "NDArray[np.float64]",
-        caps: "NDArray[np.float64]",
-        frozen: "NDArray[np.bool_]",
-        turnover_left: float,
-    ) -> str:
-        """Return what is wrong with the inputs, or ""."""
-        n = self._n
-        for name, array in (("mean", mean), ("D", D), ("w0", w0), ("caps", caps), ("frozen", frozen)):
-            if array.shape != (n,):
-                return f"{name} has shape {array.shape}, expected ({n},)"
-        if F.ndim != 2 or F.shape[0] != n or F.shape[1] > self._k:
-            return f"F has shape {F.shape}, expected ({n}, at most {self._k})"
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = np.vdot(F, F) + mean @ mean + D @ D + w0 @ w0
-        if not squares <= COEFFICIENT_MAX**2:  # NaN, infinite or absurd: only then it is worth finding out which
-            for name, array in (("mean", mean), ("F", F), ("D", D), ("w0", w0)):
-                if not bool(np.all(np.abs(array) <= COEFFICIENT_MAX)):
-                    return f"{name} is not finite"
-        if isnan(float(caps.min(initial=0.0))) or isnan(turnover_left):  # the smallest carries NaN on
-            return "caps or turnover_left is not a number"
-        return "D has negative entries" if bool(D.min(initial=0.0) < 0.0) else ""
 
     def _scaled(
         self, mean: "NDArray[np.float64]", F: "NDArray[np.float64]", D: "NDArray[np.float64]", limits: Limits

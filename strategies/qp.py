@@ -158,7 +158,7 @@ class FixedQP:
             self._P, self._c, self._A, self._b, self._G, self._h_l, self._h_u, self._x_l, self._x_u,
         )  # fmt: skip
         if self._solver is None:
-            self._solver = _new_solver(dense=not self._factored)
+            self._solver = new_solver(condensed=not self._factored)
             self._solver.setup(*data)
         else:
             self._solver.update(*data)
@@ -173,21 +173,21 @@ class FixedQP:
         )
 
 
-def _new_solver(*, dense: bool) -> piqp.SparseSolver:
+def new_solver(*, condensed: bool, iterations: int = ITERATIONS_MAX) -> piqp.SparseSolver:
     """Return a PIQP solver with settings that depend on nothing but the pattern.
 
-    With a dense covariance the equations w - b + s = w0 are eliminated first (a quarter faster at 100 assets); in factor
-    form that would fill the matrix.
+    ``condensed`` eliminates the equations w - b + s = w0 before factorising: a quarter faster at 100 assets with a dense
+    covariance; in factor form that would fill the matrix.
     """
     solver = piqp.SparseSolver()
     settings = solver.settings
-    settings.kkt_solver = piqp.sparse_ldlt_eq_cond if dense else piqp.sparse_ldlt
+    settings.kkt_solver = piqp.sparse_ldlt_eq_cond if condensed else piqp.sparse_ldlt
     settings.eps_abs = TOLERANCE
     settings.eps_rel = TOLERANCE
     settings.check_duality_gap = True
     settings.eps_duality_gap_abs = TOLERANCE
     settings.eps_duality_gap_rel = TOLERANCE
-    settings.max_iter = ITERATIONS_MAX
+    settings.max_iter = iterations
     settings.compute_timings = False
     settings.verbose = False
     return solver

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from strategies.inputs import COEFFICIENT_MAX
 from strategies.limits import Limits
 from strategies.limits import project as project_limits
 from strategies.limits import violation as limit_violation
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-COEFFICIENT_MAX = 1e100
-"""Inputs larger than this are refused: their squares leave float64."""
 SCENARIOS_MIN = 20
 """Fewer scenarios than one tail event at 95 % say nothing about a tail."""
 NO_GROUP = -1
@@ -137,31 +136,6 @@ def case_of(
     S = F @ F.T
     S[np.diag_indices(mean.size)] += D
     return Case(mean=mean, F=F, D=D, S=S, kappa=kappa, region=region, scenarios=scenarios)
-
-
-def fault_of(
-    n: int,
-    mean: "NDArray[np.float64]",
-    F: "NDArray[np.float64]",
-    D: "NDArray[np.float64]",
-    *,
-    w0: "NDArray[np.float64]",
-    caps: "NDArray[np.float64]",
-    frozen: "NDArray[np.bool_]",
-    turnover_left: float,
-) -> str:
-    """Return what is wrong with the inputs of a decision about ``n`` assets in one line, or ""."""
-    for name, array in (("mean", mean), ("D", D), ("w0", w0), ("caps", caps), ("frozen", frozen)):
-        if array.shape != (n,):
-            return f"{name} has shape {array.shape}, expected ({n},)"
-    if F.ndim != 2 or F.shape[0] != n:
-        return f"F has shape {F.shape}, expected ({n}, factors)"
-    for name, array in (("mean", mean), ("F", F), ("D", D), ("w0", w0)):
-        if not bool(np.all(np.abs(array) <= COEFFICIENT_MAX)):  # NaN too
-            return f"{name} is not finite"
-    if bool(np.any(np.isnan(caps))) or np.isnan(turnover_left):
-        return "caps or turnover_left is not a number"
-    return "D has negative entries" if bool(np.any(D < 0.0)) else ""
 
 
 def scenario_fault(scenarios: "NDArray[np.float64] | None", n: int) -> str:

@@ -4,10 +4,11 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from strategies.inputs import fault_of
 from strategies.ladder import Solver, Step, climb
 from strategies.limits import binding_names, limits_of
 from strategies.objectives import definitions as define
-from strategies.objectives.case import Case, Groups, Region, case_of, fault_of, no_groups, scenario_fault
+from strategies.objectives.case import Case, Groups, Region, case_of, no_groups, scenario_fault
 from strategies.objectives.cvar import LEVEL, MinimumCVaR, cvar_of
 from strategies.objectives.hrp import HierarchicalRiskParity
 from strategies.objectives.kelly import FractionalKelly, kelly_objective

@@ -15,14 +15,13 @@ import piqp
 from scipy import sparse
 
 from strategies.objectives.case import Groups, Region
+from strategies.qp import new_solver
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Slots: TypeAlias = "slice[int, int, None]"
 """Where the numbers of a block lie."""
-TOLERANCE = 1e-10
-"""Absolute and relative accuracy asked of the solver, on a problem whose largest coefficient is scaled to 1."""
 ITERATIONS_MAX = 250
 """Never seconds: a limit in time would make the answer depend on the machine."""
 SHORTFALL_PENALTY = 10.0
@@ -170,7 +169,7 @@ class Program:
             self.G.current(), self.h_l, self.h_u, self.x_l, self.x_u,
         )  # fmt: skip
         if self._solver is None or self._fresh:
-            self._solver = _new_solver(condensed=self._condensed)
+            self._solver = new_solver(condensed=self._condensed, iterations=ITERATIONS_MAX)
             self._solver.setup(*data)
         else:
             self._solver.update(*data)
@@ -178,7 +177,7 @@ class Program:
         if outcome.optimal:
             return outcome
         self._solver = None
-        other = _new_solver(condensed=not self._condensed)
+        other = new_solver(condensed=not self._condensed, iterations=ITERATIONS_MAX)
         other.setup(*data)
         return _outcome(other)
 
@@ -211,19 +210,3 @@ def _outcome(solver: piqp.SparseSolver) -> Outcome:
         z_u=np.array(result.z_u, dtype=np.float64),
         z_l=np.array(result.z_l, dtype=np.float64),
     )
-
-
-def _new_solver(*, condensed: bool) -> piqp.SparseSolver:
-    """Return a PIQP solver; ``condensed`` eliminates the equations w - b + s = w0 before factorising."""
-    solver = piqp.SparseSolver()
-    settings = solver.settings
-    settings.kkt_solver = piqp.sparse_ldlt_eq_cond if condensed else piqp.sparse_ldlt
-    settings.eps_abs = TOLERANCE
-    settings.eps_rel = TOLERANCE
-    settings.check_duality_gap = True
-    settings.eps_duality_gap_abs = TOLERANCE
-    settings.eps_duality_gap_rel = TOLERANCE
-    settings.max_iter = ITERATIONS_MAX
-    settings.compute_timings = False
-    settings.verbose = False
-    return solver
